@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The catalogue of everything that the monitor and its workers say to each other (docs/ipc.md is its text). Both sides
+ * are always built together, so structs travel as they are; each side still treats what it gets as hostile.
+ *
+ * Control, monitor to worker: one SOCK_SEQPACKET datagram is one message: struct ipc_header, then the payload of its
+ * type, with a fixed number of descriptors (SCM_RIGHTS). Status, worker to monitor: fixed-size records on a packet pipe.
+ *
+ * Strings are NUL-terminated within their arrays; a receiver checks that.
+ */
+#ifndef BULKHEAD_IPC_IPC_PROTOCOL_H
+#define BULKHEAD_IPC_IPC_PROTOCOL_H
+
+#include <stdint.h>
+
+#define IPC_MAGIC 0x62756c6bu /* "bulk" */
+
+#define IPC_NODES_MAX       16
+#define IPC_IMAGE_FDS_MAX   16
+#define IPC_RULES_MAX       8
+#define IPC_NODE_NAME_MAX   32   /* with NUL; the limit of QEMU's node names */
+#define IPC_NAME_MAX        4097 /* with NUL; NBD proto.md, "Terminology": strings of at most 4096 bytes */
+#define IPC_EXPORT_ID_MAX   128  /* with NUL */
+#define IPC_BLOCK_SIZE_MIN  1
+#define IPC_MAX_FDS         24 /* of one message */
+#define IPC_MESSAGE_MAX     32768
+#define IPC_STATUS_BYTES    512 /* every status record; below PIPE_BUF */
+#define IPC_STATUS_TEXT_MAX 384
+
+/* The roles that a worker process can have. */
+enum ipc_role {
+    IPC_ROLE_NBD_NEGOTIATOR = 1,
+    IPC_ROLE_NBD_EXPORT = 2,
+};
+
+/* ---- Control messages ---- */
+
+enum ipc_type {
+    IPC_BOOT = 1,  /* any role, first message, once */
+    IPC_NEGOTIATE, /* nbd negotiator: one client. Descriptors: client socket, export directory */
+    IPC_CLIENT,    /* nbd export: a client whose handshake is over. Descriptors: client socket */
+    IPC_DRAIN,     /* finish what is in flight, close clients, exit */
+};
+
+struct ipc_header {
+    uint32_t magic;
+    uint16_t type;     /* enum ipc_type */
+    uint16_t fd_count; /* descriptors that came along */
+    uint32_t len_bytes; /* of the whole datagram */
+    uint32_t reserved;
+};
+
+/* Sandbox layers, as bits of one mask: configured (BOOT) and observed (READY). */
+enum ipc_layer {
+    IPC_LAYER_NO_NEW_PRIVS = 1u << 0,
+    IPC_LAYER_NON_DUMPABLE = 1u << 1,
+    IPC_LAYER_USER_NS = 1u << 2,
+    IPC_LAYER_MOUNT_NS = 1u << 3,
+    IPC_LAYER_PID_NS = 1u << 4,
+    IPC_LAYER_NET_NS = 1u << 5,
+    IPC_LAYER_IPC_NS = 1u << 6,
+    IPC_LAYER_UTS_NS = 1u << 7,
+    IPC_LAYER_CGROUP_NS = 1u << 8,
+    IPC_LAYER_EMPTY_ROOT = 1u << 9,
+    IPC_LAYER_NO_CAPABILITIES = 1u << 10,
+    IPC_LAYER_RLIMITS = 1u << 11,
+    IPC_LAYER_LANDLOCK = 1u << 12,
+    IPC_LAYER_SECCOMP = 1u << 13,
+};
+
+enum ipc_driver {
+    IPC_DRIVER_FILE = 1,
+    IPC_DRIVER_HOST_DEVICE,
+    IPC_DRIVER_RAW,
+    IPC_DRIVER_NULL_CO,
+    IPC_DRIVER_BLKDEBUG,
+};
+
+/* Flags of struct ipc_node. */
+#define IPC_NODE_READ_ONLY     (1u << 0)
+#define IPC_NODE_DISCARD_UNMAP (1u << 1)
+#define IPC_NODE_CACHE_DIRECT  (1u << 2) /* the descriptor was opened with O_DIRECT */
+#define IPC_NODE_NO_FLUSH      (1u << 3)
+#define IPC_NODE_READ_ZEROES   (1u << 4) /* null-co */
+#define IPC_NODE_HAS_SIZE      (1u << 5) /* raw, null-co */
+
+/* An error to inject (blkdebug). */
+struct ipc_inject_rule {
+    uint32_t op_mask;   /* bits 1 << enum block_op */
+    int32_t errno_code; /* positive errno */
+    uint32_t once;
+    uint32_t reserved;
+    int64_t sector; /* 512-byte sector that the request must touch; -1: any */
+};
+
+/* One node of the tree, children before parents; the last one is the root. */
+struct ipc_node {
+    uint32_t driver; /* enum ipc_driver */
+    uint32_t flags;
+    int32_t fd_index;    /* into the image descriptors of BOOT; -1: none */
+    int32_t child_index; /* into the node table, lower than its own; -1: none */
+    uint64_t offset_bytes; /* raw */
+    uint64_t size_bytes;   /* raw, null-co, with IPC_NODE_HAS_SIZE */
+    uint64_t latency_ns;   /* null-co */
+    uint32_t rule_count;   /* blkdebug */
+    uint32_t reserved;
+    struct ipc_inject_rule rules[IPC_RULES_MAX];
+    char name[IPC_NODE_NAME_MAX]; /* for messages only */
+};
+
+/* Flags of an export. */
+#define IPC_EXPORT_WRITABLE     (1u << 0)
+#define IPC_EXPORT_WRITETHROUGH (1u << 1)
+
+/* BOOT, descriptors: the worker page (memfd, see worker-page.h), then image_fd_count images. */
+struct ipc_boot {
+    struct ipc_header header;
+    uint32_t role;           /* enum ipc_role */
+    uint32_t layers;         /* layers that the spawner put in force or asks for: enum ipc_layer */
+    uint32_t engine;         /* enum io_engine_kind */
+    uint32_t io_threads;     /* at least 1 for export roles */
+    uint32_t export_flags;   /* IPC_EXPORT_* */
+    uint32_t node_count;     /* 0 for roles without images */
+    uint32_t image_fd_count; /* 0 for roles without images */
+    uint32_t log_level;      /* enum log_level */
+    uint64_t poll_max_ns;
+    char export_id[IPC_EXPORT_ID_MAX]; /* for messages; "" for roles without export */
+    struct ipc_node nodes[IPC_NODES_MAX];
+};
+
+/* NEGOTIATE, descriptors: client socket, export directory (sealed memfd, see nbd-directory.h). */
+struct ipc_negotiate {
+    struct ipc_header header;
+    uint64_t client_id;
+    uint32_t handshake_max_ms; /* 0: no limit */
+    uint32_t reserved;
+};
+
+/* What an NBD handshake ended with. Flags and contexts as numbered here, not as on the wire. */
+#define IPC_NBD_STRUCTURED_REPLY (1u << 0)
+#define IPC_NBD_EXTENDED_HEADERS (1u << 1)
+
+#define IPC_NBD_CONTEXT_BASE_ALLOCATION (1u << 0)
+
+struct ipc_nbd_negotiated {
+    uint64_t client_id;     /* of NEGOTIATE */
+    uint64_t export_serial; /* of the directory entry that the client chose */
+    uint32_t flags;         /* IPC_NBD_* */
+    uint32_t contexts;      /* IPC_NBD_CONTEXT_*; bit i has the wire id i + 1 */
+};
+
+/* CLIENT, descriptors: client socket. */
+struct ipc_client {
+    struct ipc_header header;
+    struct ipc_nbd_negotiated negotiated;
+};
+
+struct ipc_drain {
+    struct ipc_header header;
+};
+
+/* ---- Status records ---- */
+
+enum ipc_status_type {
+    IPC_STATUS_READY = 1,   /* locked down, node tree open */
+    IPC_STATUS_FAILED,      /* could not start; the worker exits */
+    IPC_STATUS_LOG,         /* a line for the log */
+    IPC_STATUS_BLOCKED,     /* a blocked system call; the worker dies */
+    IPC_STATUS_NEGOTIATED,  /* nbd negotiator: handshake done */
+    IPC_STATUS_CLIENT_GONE, /* nbd export, and a negotiator whose client left: client_id and why */
+    IPC_STATUS_IO_ERROR,    /* an export's request failed below it */
+};
+
+struct ipc_status_ready {
+    uint32_t layers;   /* as observed by the worker itself: enum ipc_layer */
+    uint32_t engine;   /* enum io_engine_kind, never AUTO; 0 for roles without */
+    uint32_t fd_count; /* descriptors open at lock-down */
+    uint32_t min_block_bytes;
+    uint64_t size_bytes;
+    uint32_t preferred_block_bytes;
+    uint32_t max_transfer_bytes;
+    uint32_t export_flags; /* IPC_EXPORT_WRITABLE if it is */
+    uint32_t landlock_abi; /* 0: none */
+    uint32_t can_fast_zero;
+    uint32_t reserved;
+};
+
+struct ipc_status_failed {
+    int32_t code; /* -errno */
+    char text[IPC_STATUS_TEXT_MAX];
+};
+
+struct ipc_status_log {
+    uint32_t level; /* enum log_level */
+    char text[IPC_STATUS_TEXT_MAX];
+};
+
+struct ipc_status_blocked {
+    uint32_t arch; /* AUDIT_ARCH_* */
+    int32_t nr;    /* system call number */
+};
+
+struct ipc_status_client_gone {
+    uint64_t client_id;
+    uint32_t error; /* 0: the client left in order; 1: it erred or vanished */
+    char text[IPC_STATUS_TEXT_MAX]; /* why, for the log */
+};
+
+struct ipc_status_io_error {
+    uint32_t op;     /* enum block_op */
+    int32_t code;    /* -errno */
+    uint64_t offset;
+    uint64_t len_bytes;
+    uint64_t suppressed; /* similar errors that were not reported since the last one */
+};
+
+struct ipc_status {
+    uint32_t magic;
+    uint32_t type; /* enum ipc_status_type */
+    union {
+        struct ipc_status_ready ready;
+        struct ipc_status_failed failed;
+        struct ipc_status_log log;
+        struct ipc_status_blocked blocked;
+        struct ipc_nbd_negotiated negotiated;
+        struct ipc_status_client_gone client_gone;
+        struct ipc_status_io_error io_error;
+        uint8_t bytes[IPC_STATUS_BYTES - 8];
+    };
+};
+
+_Static_assert(sizeof(struct ipc_status) == IPC_STATUS_BYTES, "a status record has one size");
+_Static_assert(sizeof(struct ipc_boot) <= IPC_MESSAGE_MAX, "BOOT fits a message");
+
+#endif

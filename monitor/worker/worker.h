@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The monitor's side of a worker process: spawn, supervise, talk. Everything that comes back is hostile input: records
+ * are checked for size, magic, type and the worker's state before an owner sees them, and how many are read per turn of
+ * the loop is bounded. A worker that breaks the rules is killed.
+ *
+ * Life: creating -> running -> draining -> gone. gone() is called exactly once, from the loop, after the process has
+ * been reaped; the handle is freed after it returns.
+ */
+#ifndef BULKHEAD_MONITOR_WORKER_WORKER_H
+#define BULKHEAD_MONITOR_WORKER_WORKER_H
+
+#include <sys/types.h>
+
+#include "common/base/error.h"
+#include "common/ipc/ipc-protocol.h"
+#include "common/ipc/worker-page.h"
+
+struct event_base;
+struct worker_set; /* all workers of the monitor, and the worker binaries, opened at start */
+struct worker_handle;
+
+enum worker_state { WORKER_CREATING, WORKER_RUNNING, WORKER_DRAINING, WORKER_GONE };
+
+/* Why a worker is gone. */
+struct worker_exit {
+    bool expected;   /* after worker_drain() or worker_kill() */
+    int exit_status; /* -1 if killed by a signal */
+    int signal;      /* 0 if it exited */
+    int blocked_nr;  /* the blocked system call that it reported, -1: none */
+    char text[256];  /* a sentence for an operator: "killed by signal 11 (Segmentation fault)", "ended by the monitor: ..." */
+};
+
+/* How an owner hears of its worker; all run from the loop, never from within worker_spawn() or worker_send(). */
+struct worker_ops {
+    void (*ready)(struct worker_handle *worker, const struct ipc_status_ready *ready, void *opaque);
+    /* Could not start; gone() follows. Text is sanitized. */
+    void (*failed)(struct worker_handle *worker, const struct error *err, void *opaque);
+    /* NEGOTIATED, CLIENT_GONE, IO_ERROR (texts sanitized); LOG and BLOCKED are handled by the set. -errno: a protocol
+     * error, the worker is killed. */
+    int (*status)(struct worker_handle *worker, const struct ipc_status *status, void *opaque);
+    void (*gone)(struct worker_handle *worker, const struct worker_exit *why, void *opaque);
+};
+
+/*
+ * Open the worker binaries (next to the monitor's own binary in a build tree, else in LIBEXECDIR) and learn which layers
+ * the host offers. 0 or -errno.
+ */
+int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct error *err);
+void worker_set_free(struct worker_set *set); /* kills and reaps whatever is left */
+
+/*
+ * Start a worker of boot->role. boot's header, role-independent fields and layers are filled in here; the caller sets
+ * role, export and node fields. fds are the image descriptors, borrowed (duplicates travel). 0 or -errno.
+ */
+int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds, const struct worker_ops *ops,
+                 void *opaque, struct worker_handle **ret_worker, struct error *err);
+
+/*
+ * Send a message with borrowed descriptors. Never blocks: a worker whose socket is full is not listening and gets
+ * killed (-EAGAIN). message starts with a struct ipc_header, which is filled in here.
+ */
+int worker_send(struct worker_handle *worker, enum ipc_type type, void *message, size_t len_bytes, const int *fds,
+                unsigned fd_count);
+
+/* Ask it to finish; SIGKILL after timeout_ms. */
+void worker_drain(struct worker_handle *worker, unsigned timeout_ms);
+
+/* SIGKILL now; gone() follows with expected set. */
+void worker_kill(struct worker_handle *worker, const char *why);
+
+enum worker_state worker_get_state(const struct worker_handle *worker);
+pid_t worker_get_pid(const struct worker_handle *worker);
+uint32_t worker_get_role(const struct worker_handle *worker);
+const struct ipc_status_ready *worker_get_ready(const struct worker_handle *worker); /* NULL before READY */
+const struct worker_page *worker_get_page(const struct worker_handle *worker);       /* read-only mapping */
+void *worker_get_opaque(const struct worker_handle *worker);
+
+/* Walk all workers that are not gone; stops when visit returns false. */
+void worker_set_foreach(struct worker_set *set, bool (*visit)(struct worker_handle *worker, void *arg), void *arg);
+unsigned worker_set_count(const struct worker_set *set);
+
+#endif

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What every cmocka test needs, in the order cmocka wants it. */
+#ifndef BULKHEAD_TESTS_UNIT_UNIT_H
+#define BULKHEAD_TESTS_UNIT_UNIT_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#endif

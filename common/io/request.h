@@ -32,6 +32,13 @@ enum block_op {
 #define BLOCK_REQ_FUA         (1u << 0) /* WRITE, WRITE_ZEROES, DISCARD: on stable storage before completion */
 #define BLOCK_REQ_MAY_UNMAP   (1u << 1) /* WRITE_ZEROES: may deallocate */
 #define BLOCK_REQ_NO_FALLBACK (1u << 2) /* WRITE_ZEROES: fail with -ENOTSUP rather than write zeros out */
+/*
+ * READ, WRITE: finish at once or fail with -EAGAIN, nothing having been queued. Lets an export read into and write from
+ * buffers that will not live on (part of the data may have been transferred; the caller submits all of it again).
+ */
+#define BLOCK_REQ_INLINE_ONLY (1u << 3)
+/* READ, WRITE: an attempt with INLINE_ONLY has just failed with -EAGAIN: queue the request without trying again. */
+#define BLOCK_REQ_NO_INLINE (1u << 4)
 
 #define BLOCK_PENDING 1
 

@@ -128,7 +128,10 @@ struct ipc_boot {
     struct ipc_node nodes[IPC_NODES_MAX];
 };
 
-/* NEGOTIATE, descriptors: client socket, export directory (sealed memfd, see nbd-directory.h). */
+/*
+ * NEGOTIATE, descriptors: client socket, export directory (sealed memfd, see nbd-directory.h). The monitor has made the
+ * socket O_NONBLOCK and, if it is TCP, set TCP_NODELAY: workers may not call fcntl(F_SETFL) or setsockopt.
+ */
 struct ipc_negotiate {
     struct ipc_header header;
     uint64_t client_id;

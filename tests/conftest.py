@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+Fixtures of the functional tests. They start real servers as the service account, and check after every test that no
+process, socket or mount is left over and that no sanitizer complained.
+
+    pytest --build build [--engine threads|io_uring] [--server qsd] [--keep]
+"""
+
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import tempfile
+
+import pytest
+
+from support import images, process
+from support.server import ACCOUNT, Server, give_to_account
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+TEST_SECONDS = 180  # one test, set-up included
+
+
+def pytest_addoption(parser):
+    parser.addoption("--build", default=os.environ.get("BULKHEAD_BUILD", str(TOP / "build")), help="build tree to test")
+    parser.addoption("--engine", default="auto", choices=["auto", "threads", "io_uring"], help="force this I/O engine")
+    parser.addoption("--server", default="bulkhead", choices=["bulkhead", "qsd"],
+                     help="qsd: run the tests marked 'contract' against qemu-storage-daemon, to test the tests")
+    parser.addoption("--keep", action="store_true", help="keep the folders of the tests")
+
+
+def pytest_configure(config):
+    process.become_subreaper()
+    if os.getuid() == 0:
+        try:
+            pwd.getpwnam(ACCOUNT)
+        except KeyError:
+            pytest.exit(f"the account '{ACCOUNT}' does not exist: run ./dev test, or useradd --system {ACCOUNT}", 4)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("server") != "qsd":
+        return
+    kept = [item for item in items if item.get_closest_marker("contract")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """A test that hangs fails instead of stopping the run."""
+    def expired(*unused):
+        pytest.fail(f"took more than {TEST_SECONDS} s", pytrace=True)
+
+    old = signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Show the server's log with a failure, and let fixtures know of it."""
+    outcome = yield
+    report = outcome.get_result()
+    if not report.failed:
+        return
+    item.failed = True
+    for server in getattr(item, "servers", []):
+        report.sections.append((f"log of {server.kind}, pid {server.popen.pid if server.popen else '?'}",
+                                server.log_text()[-8000:]))
+
+
+def _folder(request, parent):
+    """A folder of the service account with a short path (socket paths have at most 107 bytes)."""
+    path = tempfile.mkdtemp(prefix="bh-", dir=parent)
+    os.chmod(path, 0o755)
+    give_to_account(path)
+    return pathlib.Path(path)
+
+
+@pytest.fixture
+def tmp(request):
+    """A folder on disk that the service account owns."""
+    path = _folder(request, "/tmp")
+    yield path
+    if not request.config.getoption("keep"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def shm(request):
+    """The same on tmpfs."""
+    path = _folder(request, "/dev/shm")
+    yield path
+    if not request.config.getoption("keep"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def build(request):
+    return pathlib.Path(request.config.getoption("build"))
+
+
+@pytest.fixture
+def engine(request):
+    return request.config.getoption("engine")
+
+
+@pytest.fixture
+def new_server(request, tmp):
+    """A factory of servers that are not started yet; those that run at the end of the test are stopped and checked."""
+    kind = request.config.getoption("server")
+    if kind == "qsd":
+        process.need("qemu-storage-daemon")
+    request.node.servers = []
+
+    def factory(**kwargs):
+        directory = tmp / f"s{len(request.node.servers)}"
+        directory.mkdir()
+        give_to_account(directory)
+        kwargs.setdefault("kind", kind)
+        server = Server(build=request.config.getoption("build"), directory=directory,
+                        engine=request.config.getoption("engine"), **kwargs)
+        request.node.servers.append(server)
+        return server
+
+    yield factory
+    try:
+        for server in request.node.servers:
+            if server.popen is not None and not server.stopped:
+                server.stop()
+        assert not process.running_clients(), f"the test left clients running: {process.running_clients()}"
+    finally:
+        process.end_strays()
+
+
+@pytest.fixture
+def server(new_server):
+    """A running server with a QMP connection and nothing else."""
+    return new_server().start()
+
+
+@pytest.fixture
+def nbd(server):
+    """A running server whose NBD server listens on a unix socket."""
+    return server.nbd_start()
+
+
+@pytest.fixture
+def image(shm):
+    """A factory of images on tmpfs."""
+    def factory(name="disk.img", size=16 * images.MIB, **kwargs):
+        return images.make(shm / name, size, **kwargs)
+
+    return factory
+
+
+@pytest.fixture
+def disk_image(tmp):
+    """A factory of images on the disk's file system."""
+    def factory(name="disk.img", size=16 * images.MIB, **kwargs):
+        return images.make(tmp / name, size, **kwargs)
+
+    return factory

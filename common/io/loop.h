@@ -19,7 +19,7 @@ struct io_loop;
 /* One watched descriptor; embedded by its owner. */
 struct io_watch {
     int fd;
-    uint32_t events; /* EPOLLIN, EPOLLOUT; set through io_loop_watch() */
+    uint32_t events; /* EPOLLIN, EPOLLOUT; set through io_loop_watch(), starts as 0 */
     void (*ready)(struct io_watch *watch, uint32_t events);
 };
 
@@ -29,10 +29,15 @@ struct io_task {
     void (*run)(struct io_task *task);
 };
 
-/* Runs at the end of each turn, before the loop sleeps. Returns true if it made progress (the loop then does not sleep). */
+/*
+ * Runs at the end of each turn and while the loop polls. run() returns true if it made progress: the loop then does not
+ * sleep. before_sleep() (may be NULL) is asked last before the loop blocks: the place to switch notifications on again,
+ * look once more, and return true if work has come meanwhile.
+ */
 struct io_hook {
     struct io_hook *next;
     bool (*run)(struct io_hook *hook);
+    bool (*before_sleep)(struct io_hook *hook);
 };
 
 /* A one-shot timer; embedded by its owner. */
@@ -45,24 +50,35 @@ struct io_timer {
 struct io_loop *io_loop_new(struct error *err);
 void io_loop_free(struct io_loop *loop);
 
-/* Start watching, or change the events (0 keeps it registered but silent). 0 or -errno. Level-triggered. */
+/*
+ * Start watching, or change the events. Level-triggered unless EPOLLET is among them. EPOLLERR and EPOLLHUP are always
+ * delivered, except with events 0, which is silent (and what a watch starts with). 0 or -errno.
+ */
 int io_loop_watch(struct io_loop *loop, struct io_watch *watch, uint32_t events);
 
-/* Stop watching; safe from within any callback of this loop, also for a watch whose event is still undelivered. */
+/*
+ * Stop watching; safe from within any callback of this loop, also for a watch whose event is still undelivered. Comes
+ * before the descriptor is closed. Calling it twice is fine.
+ */
 void io_loop_unwatch(struct io_loop *loop, struct io_watch *watch);
 
+/*
+ * The hook added last runs first: upper layers are set up after lower ones, so what their hooks submit is on its way
+ * in the same turn.
+ */
 void io_loop_add_hook(struct io_loop *loop, struct io_hook *hook);
 
+/* Arm, or move, a timer. A time that is past expires at the end of this turn. Cancelling an unarmed timer is fine. */
 void io_loop_timer_set(struct io_loop *loop, struct io_timer *timer, uint64_t when_ns);
 void io_loop_timer_cancel(struct io_loop *loop, struct io_timer *timer);
 
-/* From any thread: have task->run() called on the loop's thread. */
+/* From any thread: have task->run() called on the loop's thread, after this returned, in the order of posting. */
 void io_loop_post(struct io_loop *loop, struct io_task *task);
 
-/* Runs until io_loop_stop(). */
+/* Runs until io_loop_stop(); may be called again after that. */
 void io_loop_run(struct io_loop *loop);
 
-/* From any thread. */
+/* From any thread. Called before io_loop_run(), it makes that return after one turn. */
 void io_loop_stop(struct io_loop *loop);
 
 /*

@@ -26,6 +26,8 @@
 #define IPC_MESSAGE_MAX     32768
 #define IPC_STATUS_BYTES    512 /* every status record; below PIPE_BUF */
 #define IPC_STATUS_TEXT_MAX 384
+#define IPC_IO_THREADS_MAX  64
+#define IPC_NAMESPACES      7 /* user, mnt, pid, net, ipc, uts, cgroup: in the order of their layer bits */
 
 /* The roles that a worker process can have. */
 enum ipc_role {
@@ -67,6 +69,10 @@ enum ipc_layer {
     IPC_LAYER_LANDLOCK = 1u << 12,
     IPC_LAYER_SECCOMP = 1u << 13,
 };
+#define IPC_LAYERS_ALL ((1u << 14) - 1)
+
+/* How requests that may block are executed; the numbers of enum io_engine_kind. */
+enum ipc_engine { IPC_ENGINE_AUTO, IPC_ENGINE_URING, IPC_ENGINE_THREADS };
 
 enum ipc_driver {
     IPC_DRIVER_FILE = 1,
@@ -111,19 +117,21 @@ struct ipc_node {
 /* Flags of an export. */
 #define IPC_EXPORT_WRITABLE     (1u << 0)
 #define IPC_EXPORT_WRITETHROUGH (1u << 1)
+#define IPC_EXPORT_FLAGS_ALL    (IPC_EXPORT_WRITABLE | IPC_EXPORT_WRITETHROUGH)
 
 /* BOOT, descriptors: the worker page (memfd, see worker-page.h), then image_fd_count images. */
 struct ipc_boot {
     struct ipc_header header;
     uint32_t role;           /* enum ipc_role */
     uint32_t layers;         /* layers that the spawner put in force or asks for: enum ipc_layer */
-    uint32_t engine;         /* enum io_engine_kind */
-    uint32_t io_threads;     /* at least 1 for export roles */
+    uint32_t engine;         /* enum ipc_engine */
+    uint32_t io_threads;     /* 1 to IPC_IO_THREADS_MAX for export roles, 0 for others */
     uint32_t export_flags;   /* IPC_EXPORT_* */
     uint32_t node_count;     /* 0 for roles without images */
     uint32_t image_fd_count; /* 0 for roles without images */
     uint32_t log_level;      /* enum log_level */
     uint64_t poll_max_ns;
+    uint64_t spawner_ns[IPC_NAMESPACES]; /* inode numbers of the monitor's namespaces; 0: it could not tell */
     char export_id[IPC_EXPORT_ID_MAX]; /* for messages; "" for roles without export */
     struct ipc_node nodes[IPC_NODES_MAX];
 };
@@ -176,7 +184,7 @@ enum ipc_status_type {
 
 struct ipc_status_ready {
     uint32_t layers;   /* as observed by the worker itself: enum ipc_layer */
-    uint32_t engine;   /* enum io_engine_kind, never AUTO; 0 for roles without */
+    uint32_t engine;   /* enum ipc_engine, never AUTO; 0 for roles without */
     uint32_t fd_count; /* descriptors open at lock-down */
     uint32_t min_block_bytes;
     uint64_t size_bytes;

@@ -15,11 +15,10 @@
 
 struct worker;
 
-/* A control message that a role takes while running; the harness has checked length and number of descriptors. */
+/* A control message that a role takes while running; the harness has checked it against its row of the catalogue
+ * (common/ipc/catalogue.h): length, number of descriptors, state, role, fields. */
 struct worker_message {
     enum ipc_type type;
-    uint32_t len_bytes;
-    uint32_t fd_count;
     /* Owns fds: takes with TAKE_FD what it keeps; the harness closes the rest. 0, or -errno to end the worker. */
     int (*handle)(struct worker *worker, const void *message, int *fds);
 };

@@ -13,14 +13,12 @@
 #include <sys/types.h>
 
 #include "common/base/error.h"
-#include "common/ipc/ipc-protocol.h"
+#include "common/ipc/catalogue.h"
 #include "common/ipc/worker-page.h"
 
 struct event_base;
 struct worker_set; /* all workers of the monitor, and the worker binaries, opened at start */
 struct worker_handle;
-
-enum worker_state { WORKER_CREATING, WORKER_RUNNING, WORKER_DRAINING, WORKER_GONE };
 
 /* Why a worker is gone. */
 struct worker_exit {

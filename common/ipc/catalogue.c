@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The two catalogues and the only code that reads them. Everything here is pure: no descriptor is touched, no memory
+ * allocated. Input is hostile; a check may look at nothing outside the bytes it was given.
+ */
+#include "common/ipc/catalogue.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/base/log.h"
+#include "common/ipc/worker-page.h"
+
+#define ALL_ROLES   (IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR) | IPC_ROLE_BIT(IPC_ROLE_NBD_EXPORT))
+#define NEGOTIATOR  IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR)
+#define EXPORT      IPC_ROLE_BIT(IPC_ROLE_NBD_EXPORT)
+
+#define CREATING IPC_STATE_BIT(WORKER_CREATING)
+#define RUNNING  IPC_STATE_BIT(WORKER_RUNNING)
+#define DRAINING IPC_STATE_BIT(WORKER_DRAINING)
+
+#define ERRNO_MAX 4095
+
+static bool terminated(const char *text, size_t size_bytes)
+{
+    return memchr(text, '\0', size_bytes) != NULL;
+}
+
+static int check_negotiated(const struct ipc_nbd_negotiated *negotiated, struct error *err)
+{
+    if (negotiated->export_serial == 0)
+        return error_set(err, -EPROTO, "export serial is 0");
+    if ((negotiated->flags & ~(IPC_NBD_STRUCTURED_REPLY | IPC_NBD_EXTENDED_HEADERS)) != 0)
+        return error_set(err, -EPROTO, "unknown negotiated flags 0x%x", negotiated->flags);
+    if ((negotiated->contexts & ~IPC_NBD_CONTEXT_BASE_ALLOCATION) != 0)
+        return error_set(err, -EPROTO, "unknown meta contexts 0x%x", negotiated->contexts);
+    /* NBD proto.md, NBD_OPT_SET_META_CONTEXT: needs structured replies or extended headers. */
+    if (negotiated->contexts != 0 && negotiated->flags == 0)
+        return error_set(err, -EPROTO, "meta contexts without structured replies");
+    return 0;
+}
+
+static int check_negotiate(const void *message, unsigned fd_count, struct error *err)
+{
+    const struct ipc_negotiate *negotiate = message;
+
+    if (negotiate->reserved != 0)
+        return error_set(err, -EPROTO, "reserved field is not 0");
+    return 0;
+}
+
+static int check_client(const void *message, unsigned fd_count, struct error *err)
+{
+    const struct ipc_client *client = message;
+
+    return check_negotiated(&client->negotiated, err);
+}
+
+/* clang-format off */
+const struct ipc_message_rule ipc_message_rules[] = {
+    { "BOOT",      IPC_BOOT,      sizeof(struct ipc_boot),      1, 1 + IPC_IMAGE_FDS_MAX, CREATING,           ALL_ROLES,
+      ipc_boot_check,  "what to be: role, export options, node tree; descriptors: worker page, images" },
+    { "NEGOTIATE", IPC_NEGOTIATE, sizeof(struct ipc_negotiate), 2, 2,                     RUNNING,            NEGOTIATOR,
+      check_negotiate, "a new client, unread; descriptors: client socket, export directory" },
+    { "CLIENT",    IPC_CLIENT,    sizeof(struct ipc_client),    1, 1,                     RUNNING,            EXPORT,
+      check_client,    "a client whose handshake is over; descriptors: client socket" },
+    { "DRAIN",     IPC_DRAIN,     sizeof(struct ipc_drain),     0, 0,                     CREATING | RUNNING, ALL_ROLES,
+      NULL,            "finish what is in flight, close clients, exit" },
+};
+/* clang-format on */
+const unsigned ipc_message_rule_count = ARRAY_SIZE(ipc_message_rules);
+
+static int check_ready(const struct ipc_status *status, struct error *err)
+{
+    const struct ipc_status_ready *ready = &status->ready;
+
+    if ((ready->layers & ~IPC_LAYERS_ALL) != 0)
+        return error_set(err, -EPROTO, "unknown sandbox layers 0x%x", ready->layers);
+    if (ready->engine > IPC_ENGINE_THREADS)
+        return error_set(err, -EPROTO, "unknown engine %u", ready->engine);
+    if ((ready->export_flags & ~IPC_EXPORT_FLAGS_ALL) != 0)
+        return error_set(err, -EPROTO, "unknown export flags 0x%x", ready->export_flags);
+    if (ready->size_bytes > INT64_MAX)
+        return error_set(err, -EPROTO, "size is beyond 2^63 - 1");
+    if (ready->min_block_bytes != 0 && !is_power_of_2(ready->min_block_bytes))
+        return error_set(err, -EPROTO, "minimum block size %u is no power of 2", ready->min_block_bytes);
+    if (ready->preferred_block_bytes != 0 && !is_power_of_2(ready->preferred_block_bytes))
+        return error_set(err, -EPROTO, "preferred block size %u is no power of 2", ready->preferred_block_bytes);
+    if (ready->can_fast_zero > 1 || ready->reserved != 0)
+        return error_set(err, -EPROTO, "a flag is neither 0 nor 1, or a reserved field is not 0");
+    return 0;
+}
+
+static int check_failed(const struct ipc_status *status, struct error *err)
+{
+    if (status->failed.code >= 0 || status->failed.code < -ERRNO_MAX)
+        return error_set(err, -EPROTO, "%d is no error code", status->failed.code);
+    if (!terminated(status->failed.text, sizeof(status->failed.text)))
+        return error_set(err, -EPROTO, "text is not terminated");
+    return 0;
+}
+
+static int check_log(const struct ipc_status *status, struct error *err)
+{
+    if (status->log.level > LOG_LEVEL_DEBUG)
+        return error_set(err, -EPROTO, "unknown log level %u", status->log.level);
+    if (!terminated(status->log.text, sizeof(status->log.text)))
+        return error_set(err, -EPROTO, "text is not terminated");
+    return 0;
+}
+
+static int check_status_negotiated(const struct ipc_status *status, struct error *err)
+{
+    return check_negotiated(&status->negotiated, err);
+}
+
+static int check_client_gone(const struct ipc_status *status, struct error *err)
+{
+    if (status->client_gone.error > 1)
+        return error_set(err, -EPROTO, "a flag is neither 0 nor 1");
+    if (!terminated(status->client_gone.text, sizeof(status->client_gone.text)))
+        return error_set(err, -EPROTO, "text is not terminated");
+    return 0;
+}
+
+static int check_io_error(const struct ipc_status *status, struct error *err)
+{
+    if (status->io_error.op >= WORKER_PAGE_OPS)
+        return error_set(err, -EPROTO, "unknown operation %u", status->io_error.op);
+    if (status->io_error.code >= 0 || status->io_error.code < -ERRNO_MAX)
+        return error_set(err, -EPROTO, "%d is no error code", status->io_error.code);
+    return 0;
+}
+
+/*
+ * READY and FAILED are accepted while DRAINING because the monitor may have asked a worker to go before it had heard
+ * from it.
+ */
+/* clang-format off */
+const struct ipc_status_rule ipc_status_rules[] = {
+    { "READY",       IPC_STATUS_READY,       sizeof(struct ipc_status_ready),       CREATING | DRAINING,
+      ALL_ROLES,  true,  check_ready,             "locked down, node tree open" },
+    { "FAILED",      IPC_STATUS_FAILED,      sizeof(struct ipc_status_failed),      CREATING | DRAINING,
+      ALL_ROLES,  true,  check_failed,            "could not start; the worker exits" },
+    { "LOG",         IPC_STATUS_LOG,         sizeof(struct ipc_status_log),         CREATING | RUNNING | DRAINING,
+      ALL_ROLES,  false, check_log,               "a line for the log" },
+    { "BLOCKED",     IPC_STATUS_BLOCKED,     sizeof(struct ipc_status_blocked),     CREATING | RUNNING | DRAINING,
+      ALL_ROLES,  false, NULL,                    "made a system call that its role does not have; the worker dies" },
+    { "NEGOTIATED",  IPC_STATUS_NEGOTIATED,  sizeof(struct ipc_nbd_negotiated),     RUNNING | DRAINING,
+      NEGOTIATOR, true,  check_status_negotiated, "handshake done" },
+    { "CLIENT_GONE", IPC_STATUS_CLIENT_GONE, sizeof(struct ipc_status_client_gone), RUNNING | DRAINING,
+      ALL_ROLES,  false, check_client_gone,       "a client left or was thrown out" },
+    { "IO_ERROR",    IPC_STATUS_IO_ERROR,    sizeof(struct ipc_status_io_error),    RUNNING | DRAINING,
+      EXPORT,     false, check_io_error,          "a request failed below the export" },
+};
+/* clang-format on */
+const unsigned ipc_status_rule_count = ARRAY_SIZE(ipc_status_rules);
+
+const struct ipc_message_rule *ipc_message_rule_find(uint32_t type)
+{
+    for (unsigned i = 0; i < ipc_message_rule_count; i++)
+        if ((uint32_t)ipc_message_rules[i].type == type)
+            return &ipc_message_rules[i];
+    return NULL;
+}
+
+const struct ipc_status_rule *ipc_status_rule_find(uint32_t type)
+{
+    for (unsigned i = 0; i < ipc_status_rule_count; i++)
+        if ((uint32_t)ipc_status_rules[i].type == type)
+            return &ipc_status_rules[i];
+    return NULL;
+}
+
+static bool has_role(uint32_t roles, uint32_t role)
+{
+    return role > 0 && role < 32 && (roles & IPC_ROLE_BIT(role)) != 0;
+}
+
+static int check_message_row(const struct ipc_message_rule *rule, size_t len_bytes, unsigned fd_count,
+                             enum worker_state state, uint32_t role, struct error *err)
+{
+    if (len_bytes != rule->len_bytes)
+        return error_set(err, -EPROTO, "%zu bytes instead of %u", len_bytes, rule->len_bytes);
+    if (fd_count < rule->fd_min || fd_count > rule->fd_max)
+        return error_set(err, -EPROTO, "%u descriptors instead of %u to %u", fd_count, rule->fd_min, rule->fd_max);
+    if (!has_role(rule->roles, role))
+        return error_set(err, -EPROTO, "not for role %u", role);
+    if ((rule->states & IPC_STATE_BIT(state)) == 0)
+        return error_set(err, -EPROTO, "not in state %u", state);
+    return 0;
+}
+
+int ipc_message_check(const void *message, size_t len_bytes, unsigned fd_count, enum worker_state state, uint32_t role,
+                      const struct ipc_message_rule **ret_rule, struct error *err)
+{
+    const struct ipc_message_rule *rule;
+    struct ipc_header header;
+    int r;
+
+    if (len_bytes < sizeof(header))
+        return error_set(err, -EPROTO, "message of %zu bytes has no header", len_bytes);
+    memcpy(&header, message, sizeof(header));
+    if (header.magic != IPC_MAGIC)
+        return error_set(err, -EPROTO, "message has the wrong magic number");
+    rule = ipc_message_rule_find(header.type);
+    if (rule == NULL)
+        return error_set(err, -EPROTO, "unknown message type %u", header.type);
+    if (header.len_bytes != len_bytes || header.fd_count != fd_count || header.reserved != 0)
+        return error_set(err, -EPROTO, "message %s: header does not match what came", rule->name);
+    r = check_message_row(rule, len_bytes, fd_count, state, role, err);
+    if (r == 0 && rule->check != NULL)
+        r = rule->check(message, fd_count, err);
+    if (r < 0) {
+        error_prepend(err, "message %s", rule->name);
+        return r;
+    }
+    if (ret_rule != NULL)
+        *ret_rule = rule;
+    return 0;
+}
+
+static bool all_zero(const uint8_t *bytes, size_t len_bytes)
+{
+    uint8_t any = 0;
+
+    for (size_t i = 0; i < len_bytes; i++)
+        any |= bytes[i];
+    return any == 0;
+}
+
+static int check_status_row(const struct ipc_status_rule *rule, const struct ipc_status *status,
+                            enum worker_state state, uint32_t role, uint32_t seen_types, struct error *err)
+{
+    if (!has_role(rule->roles, role))
+        return error_set(err, -EPROTO, "not from role %u", role);
+    if ((rule->states & IPC_STATE_BIT(state)) == 0)
+        return error_set(err, -EPROTO, "not in state %u", state);
+    if (rule->once && (seen_types & (1u << rule->type)) != 0)
+        return error_set(err, -EPROTO, "sent twice");
+    if (!all_zero(status->bytes + rule->len_bytes, sizeof(status->bytes) - rule->len_bytes))
+        return error_set(err, -EPROTO, "bytes after the payload are not 0");
+    return rule->check != NULL ? rule->check(status, err) : 0;
+}
+
+int ipc_status_check(const struct ipc_status *status, enum worker_state state, uint32_t role, uint32_t *seen_types,
+                     struct error *err)
+{
+    const struct ipc_status_rule *rule;
+    int r;
+
+    if (status->magic != IPC_MAGIC)
+        return error_set(err, -EPROTO, "status record has the wrong magic number");
+    rule = ipc_status_rule_find(status->type);
+    if (rule == NULL)
+        return error_set(err, -EPROTO, "unknown status record type %u", status->type);
+    r = check_status_row(rule, status, state, role, *seen_types, err);
+    if (r < 0) {
+        error_prepend(err, "status record %s", rule->name);
+        return r;
+    }
+    *seen_types |= 1u << rule->type;
+    return 0;
+}
+
+void ipc_text_sanitize(char *text)
+{
+    for (; *text != '\0'; text++)
+        if (*text < 0x20 || *text > 0x7e)
+            *text = '?';
+}

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+The mounter by itself: tests speak its protocol over its socket and play the worker, or let nobody play it. What it says
+about a mount point may never depend on an answer of the file system that is mounted there, so most tests answer nothing.
+"""
+
+import array
+import os
+import pathlib
+import pwd
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+import pytest
+
+from support import process
+from support.server import ACCOUNT, give_to_account
+
+MAGIC = 0x6d6e7472
+MOUNT, UNMOUNT, REPLY = 1, 2, 3
+OFF, ON, AUTO = 0, 1, 2
+REPLY_BYTES = 16 + 8 + 4 + 4 + 4 + 4 + 512
+CONF = pathlib.Path("/etc/fuse.conf")
+
+
+def mounts_on(path):
+    """Rows of the mount table for a path, without asking the path."""
+    with open("/proc/self/mountinfo") as table:
+        return [line for line in table if line.split(" ")[4] == str(path)]
+
+
+def as_account(*argv, **kwargs):
+    """Run a program as the service account: nobody else may look into its mounts without allow_other."""
+    drop = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"] if os.getuid() == 0 else []
+    return process.run(*drop, *argv, **kwargs)
+
+
+class Reply:
+    def __init__(self, data, fds):
+        assert len(data) == REPLY_BYTES
+        magic, kind, self.cookie, self.mount, self.code, self.allow_other, self.devices, _ = struct.unpack_from(
+            "<IIQQiIII", data)
+        assert (magic, kind) == (MAGIC, REPLY)
+        self.text = data[40:].split(b"\0")[0].decode()
+        self.fds = fds
+        assert len(fds) == self.devices
+
+    def close(self):
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+
+class Mounter:
+    """A running bulkhead-mounter and the monitor's end of its socket."""
+
+    def __init__(self, program, wrapper=()):
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        entry = pwd.getpwnam(ACCOUNT)
+
+        def child():
+            os.dup2(theirs.fileno(), 3)
+            if os.getuid() == 0 and not wrapper:
+                os.setgroups([])
+                os.setresgid(*[entry.pw_gid] * 3)
+                os.setresuid(*[entry.pw_uid] * 3)
+
+        self.popen = subprocess.Popen([*wrapper, program], pass_fds=[3], preexec_fn=child,
+                                      cwd="/", stderr=subprocess.PIPE)
+        theirs.close()
+        self.cookie = 0
+
+    def request(self, message):
+        self.sock.send(message)
+        ready, _, _ = select.select([self.sock], [], [], 30)
+        assert ready, "the mounter does not answer"
+        data, ancillary, flags, _ = self.sock.recvmsg(4096, socket.CMSG_SPACE(4 * 24), socket.MSG_CMSG_CLOEXEC)
+        assert flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) == 0
+        fds = array.array("i")
+        for level, kind, value in ancillary:
+            assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+            fds.frombytes(value)
+        return Reply(data, list(fds))
+
+    def mount(self, path, allow_other=OFF, devices=1, ident="exp0"):
+        self.cookie += 1
+        reply = self.request(struct.pack("<IIQII128s4096s", MAGIC, MOUNT, self.cookie, allow_other, devices,
+                                         ident.encode(), os.fsencode(str(path))))
+        assert reply.cookie == self.cookie
+        return reply
+
+    def unmount(self, mount, lazy=False):
+        self.cookie += 1
+        return self.request(struct.pack("<IIQQII", MAGIC, UNMOUNT, self.cookie, mount, lazy, 0))
+
+    def end(self):
+        self.sock.close()
+        assert self.popen.wait(20) == 0
+        return self.popen.stderr.read().decode()
+
+
+@pytest.fixture
+def program(build, tmp):
+    """A copy that the service account can reach wherever the build tree is."""
+    path = tmp / "bulkhead-mounter"
+    shutil.copy(build / "bulkhead-mounter", path)
+    os.chmod(path, 0o755)
+    return str(path)
+
+
+@pytest.fixture
+def mounter(program):
+    process.need("fusermount3")
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse here")
+    m = Mounter(program)
+    yield m
+    if m.popen.poll() is None:
+        m.end()
+
+
+@pytest.fixture
+def point(tmp):
+    path = tmp / "mnt.img"
+    path.write_bytes(b"below")
+    give_to_account(path)
+    return path
+
+
+@pytest.fixture
+def fuse_conf():
+    """Sets the text of /etc/fuse.conf and puts back what was there."""
+    if os.getuid() != 0:
+        pytest.skip("only root may change /etc/fuse.conf")
+    old = CONF.read_text() if CONF.exists() else None
+    yield CONF.write_text
+    if old is None:
+        CONF.unlink()
+    else:
+        CONF.write_text(old)
+
+
+def test_mounts_without_anyone_answering(mounter, point):
+    reply = mounter.mount(point)
+    assert reply.code == 0, reply.text
+    row = mounts_on(point)
+    assert len(row) == 1
+    assert "nosuid,nodev" in row[0] and " fuse.bulkhead bulkhead:exp0 " in row[0]
+    assert "default_permissions" in row[0] and "allow_other" not in row[0]
+    assert os.fstat(reply.fds[0]).st_rdev == os.makedev(10, 229)
+    reply.close()
+    assert mounter.unmount(reply.mount).code == 0
+    assert mounts_on(point) == []
+    assert point.read_bytes() == b"below"
+
+
+def test_each_device_is_its_own_where_dev_fuse_may_be_opened(mounter, point):
+    reply = mounter.mount(point, devices=4)
+    may_open = os.stat("/dev/fuse").st_mode & 0o006 == 0o006
+    assert reply.devices == (4 if may_open else 1)
+    reply.close()
+
+
+def test_the_same_path_twice_is_refused(mounter, point):
+    first = mounter.mount(point, ident="first")
+    second = mounter.mount(point)
+    assert second.code == -17 and "already used by export 'first'" in second.text
+    first.close()
+
+
+def test_hard_link_to_the_same_file_is_refused(mounter, point):
+    other = point.with_name("link.img")
+    os.link(point, other)
+    first = mounter.mount(point, ident="first")
+    second = mounter.mount(other)
+    assert second.code == -17 and "already used by export 'first'" in second.text
+    first.close()
+
+
+def test_the_same_file_through_a_linked_folder_is_refused(mounter, point):
+    folder = point.parent / "folder"
+    folder.symlink_to(point.parent)
+    first = mounter.mount(folder / point.name, ident="first")
+    assert first.code == 0 and len(mounts_on(point)) == 1
+    second = mounter.mount(point)
+    assert second.code == -17 and "already used by export 'first'" in second.text
+    first.close()
+
+
+@pytest.mark.parametrize("make, code, text", [
+    (lambda p: None, -2, "does not exist: create it"),
+    (lambda p: p.mkdir(), -21, "is a directory"),
+    (lambda p: p.symlink_to("/etc/passwd"), -40, "is a symbolic link"),
+    (lambda p: os.mkfifo(p), -22, "is not a regular file"),
+    (lambda p: p.write_text(""), -13, "must be writable for user id"),
+])
+def test_unsuitable_mount_point_is_refused(mounter, tmp, make, code, text):
+    if os.getuid() != 0 and code == -13:
+        pytest.skip("needs a file of another account")
+    path = tmp / "bad"
+    make(path)
+    reply = mounter.mount(path)
+    assert reply.code == code and text in reply.text, reply.text
+
+
+@pytest.mark.parametrize("path, text", [
+    ("/", "is a directory"), ("", "is a directory"), ("/tmp/", "is a directory"), ("/tmp/..", "is a directory"),
+    ("/nonexistent/folder/file", "cannot open the directory"), ("/etc/passwd/file", "cannot open the directory"),
+    ("/tmp/" + "x" * 256, "is too long"), ("/tmp" + "/x" * 2040, "cannot open the directory"),
+    ("/proc/version", "must be writable"),
+])
+def test_unsuitable_path_is_refused(mounter, path, text):
+    reply = mounter.mount(path)
+    assert reply.code < 0 and text in reply.text, reply.text
+
+
+def test_busy_mount_is_only_unmounted_lazily(mounter, point):
+    reply = mounter.mount(point)
+    fd = os.open(point, os.O_PATH)
+    busy = mounter.unmount(reply.mount)
+    assert busy.code == -16 and "busy" in busy.text
+    assert len(mounts_on(point)) == 1
+    assert mounter.unmount(reply.mount, lazy=True).code == 0
+    assert mounts_on(point) == []
+    os.close(fd)
+    reply.close()
+
+
+def test_a_mount_that_somebody_else_unmounted_is_no_error(mounter, point):
+    reply = mounter.mount(point)
+    reply.close()
+    subprocess.run(["umount", str(point)], check=True)
+    assert mounter.unmount(reply.mount).code == 0
+    again = mounter.unmount(reply.mount)
+    assert again.code == -2
+
+
+def test_everything_is_unmounted_when_the_monitor_goes_away(mounter, tmp):
+    replies = []
+    for i in range(5):
+        path = tmp / f"m{i} with space"
+        path.write_bytes(b"below")
+        give_to_account(path)
+        replies.append(mounter.mount(path))
+        assert replies[-1].code == 0
+    assert mounter.end() == ""
+    for i in range(5):
+        assert (tmp / f"m{i} with space").read_bytes() == b"below"
+    for reply in replies:
+        reply.close()
+
+
+def test_signals_that_end_the_monitor_leave_the_mounter_alone(mounter, point):
+    reply = mounter.mount(point)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        mounter.popen.send_signal(number)
+    reply.close()
+    assert mounter.unmount(reply.mount).code == 0
+
+
+def test_stale_mount_of_a_killed_mounter_is_cleaned_up(mounter, program, point):
+    reply = mounter.mount(point)
+    mounter.popen.kill()
+    mounter.popen.wait()
+    reply.close()
+    assert "not connected" in as_account("cat", point, status=1).stderr_text
+    second = Mounter(program)
+    reply = second.mount(point)
+    assert reply.code == 0 and "cleaned up 1 stale mount" in reply.text
+    assert len(mounts_on(point)) == 1
+    reply.close()
+    second.end()
+    assert point.read_bytes() == b"below"
+
+
+def test_mount_of_another_live_run_is_left_alone(mounter, program, point):
+    reply = mounter.mount(point)
+    second = Mounter(program)
+    started = time.monotonic()
+    other = second.mount(point)
+    assert other.code == -16 and "already has a file system mounted on it (fuse.bulkhead" in other.text
+    assert time.monotonic() - started < 5
+    assert len(mounts_on(point)) == 1
+    second.end()
+    assert len(mounts_on(point)) == 1
+    reply.close()
+
+
+def test_allow_other_is_refused_with_advice_or_falls_back(mounter, point, fuse_conf):
+    fuse_conf("# nothing\n")
+    reply = mounter.mount(point, allow_other=ON)
+    assert reply.code == -1 and "add the line user_allow_other to /etc/fuse.conf" in reply.text
+    reply = mounter.mount(point, allow_other=AUTO)
+    assert reply.code == 0 and reply.allow_other == 0
+    reply.close()
+    mounter.unmount(reply.mount)
+
+
+@pytest.mark.parametrize("allow_other", [ON, AUTO])
+def test_allow_other_is_used_where_the_host_allows_it(mounter, point, fuse_conf, allow_other):
+    fuse_conf("user_allow_other\n")
+    reply = mounter.mount(point, allow_other=allow_other)
+    assert reply.code == 0 and reply.allow_other == 1
+    assert "allow_other" in mounts_on(point)[0]
+    reply.close()
+
+
+def test_mount_limit_of_the_host_is_explained(mounter, point, fuse_conf):
+    fuse_conf("mount_max = 0\n")
+    reply = mounter.mount(point)
+    assert reply.code == -24 and "raise mount_max in /etc/fuse.conf" in reply.text
+
+
+def test_mounting_over_an_image_does_not_hide_it_from_who_has_it_open(mounter, point):
+    fd = os.open(point, os.O_RDONLY)
+    reply = mounter.mount(point)
+    assert os.pread(fd, 5, 0) == b"below"
+    os.close(fd)
+    reply.close()
+
+
+@pytest.mark.parametrize("message", [
+    b"", b"x" * 15, struct.pack("<IIQ", 1, MOUNT, 1), struct.pack("<IIQ", MAGIC, 99, 1),
+    struct.pack("<IIQ", MAGIC, MOUNT, 1), struct.pack("<IIQQI", MAGIC, UNMOUNT, 1, 1, 0), b"x" * 8000,
+])
+def test_a_message_that_is_none_ends_the_mounter(mounter, point, message):
+    reply = mounter.mount(point)
+    reply.close()
+    mounter.sock.send(message)
+    assert mounter.popen.wait(10) == 0
+    assert mounts_on(point) == []
+
+
+@pytest.mark.parametrize("fields", [(3, 1), (0, 0), (0, 17)])
+def test_field_out_of_range_is_refused(mounter, point, fields):
+    reply = mounter.mount(point, allow_other=fields[0], devices=fields[1])
+    assert reply.code == -71 and mounts_on(point) == []
+
+
+def test_path_without_end_is_refused(mounter):
+    assert mounter.mount("/" + "x" * 4095).code == -71
+
+
+def test_refuses_to_run_as_root(build):
+    if os.getuid() != 0:
+        pytest.skip("only root can try")
+    done = subprocess.run([build / "bulkhead-mounter"], capture_output=True, text=True)
+    assert done.returncode == 1 and "refusing to run as root" in done.stderr
+
+
+def test_holds_nothing_but_its_socket(mounter, point):
+    reply = mounter.mount(point)
+    held = {int(fd) for fd in os.listdir(f"/proc/{mounter.popen.pid}/fd")}
+    assert held == {0, 1, 2, 3}
+    reply.close()
+
+
+def in_namespace(program, script):
+    """A mounter in a mount namespace of its own that script has prepared."""
+    process.need("unshare", "setpriv")
+    if os.getuid() != 0:
+        pytest.skip("needs root to prepare a mount namespace")
+    return Mounter(program, ["unshare", "-m", "sh", "-c", script + '; exec setpriv --reuid=' + ACCOUNT +
+                             ' --regid=' + ACCOUNT + ' --clear-groups "$@"', "sh"])
+
+
+@pytest.mark.parametrize("script, code, text", [
+    ("mount --bind /dev/null /usr/bin/fusermount3", -2, "install the package fuse3"),
+    ("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3", -19, "load the fuse module"),
+    ("mount --bind -o nosuid /usr/bin /usr/bin; mount -o remount,bind,nosuid /usr/bin", -13, "make /dev/fuse accessible"),
+])
+def test_host_that_cannot_mount_is_explained(program, point, script, code, text):
+    if "nosuid" in script and os.stat("/dev/fuse").st_mode & 0o006 == 0o006:
+        code, text = -1, "setuid root"
+    m = in_namespace(program, script)
+    reply = m.mount(point)
+    assert text in reply.text and reply.code == code, (reply.code, reply.text)
+    m.end()
+
+
+def test_read_only_file_system_is_explained(program, point):
+    m = in_namespace(program, f"mount --bind {point.parent} {point.parent}; mount -o remount,bind,ro {point.parent}")
+    reply = m.mount(point)
+    assert reply.code == -30 and "on a read-only file system" in reply.text
+    m.end()

@@ -127,6 +127,38 @@ struct schema_type {
         .default_value = (value), .flags = SCHEMA_OPTIONAL, .doc = (text)                                              \
     }
 
+#define SCHEMA_TYPE_STRUCT(c_type, qapi_name, member_table, text)                                                      \
+    {                                                                                                                  \
+        .kind = SCHEMA_STRUCT, .name = (qapi_name), .doc = (text), .size_bytes = sizeof(c_type),                       \
+        .members = (member_table), .count = ARRAY_SIZE(member_table)                                                   \
+    }
+
+#define SCHEMA_TYPE_UNION(c_type, qapi_name, tag, member_table, variant_table, text)                                   \
+    {                                                                                                                  \
+        .kind = SCHEMA_UNION, .name = (qapi_name), .doc = (text), .size_bytes = sizeof(c_type),                        \
+        .members = (member_table), .count = ARRAY_SIZE(member_table), .tag_offset = offsetof(c_type, tag),             \
+        .variants = (variant_table), .variant_count = ARRAY_SIZE(variant_table)                                        \
+    }
+
+#define SCHEMA_TYPE_ALTERNATE(c_type, qapi_name, branch_field, branch_table, text)                                     \
+    {                                                                                                                  \
+        .kind = SCHEMA_ALTERNATE, .name = (qapi_name), .doc = (text), .size_bytes = sizeof(c_type),                    \
+        .tag_offset = offsetof(c_type, branch_field), .variants = (branch_table),                                      \
+        .variant_count = ARRAY_SIZE(branch_table)                                                                      \
+    }
+
+#define SCHEMA_TYPE_ENUM(qapi_name, value_table, text)                                                                 \
+    {                                                                                                                  \
+        .kind = SCHEMA_ENUM, .name = (qapi_name), .doc = (text), .size_bytes = sizeof(unsigned),                       \
+        .values = (value_table), .count = ARRAY_SIZE(value_table)                                                      \
+    }
+
+/* qapi_name is "[<element>]". */
+#define SCHEMA_TYPE_ARRAY(qapi_name, element_type)                                                                     \
+    {                                                                                                                  \
+        .kind = SCHEMA_ARRAY, .name = (qapi_name), .size_bytes = sizeof(SCHEMA_LIST(void)), .element = &(element_type) \
+    }
+
 /* Builtin types. */
 extern const struct schema_type schema_str;
 extern const struct schema_type schema_bool;

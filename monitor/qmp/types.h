@@ -390,6 +390,17 @@ struct block_export_deleted {
 };
 extern const struct schema_type schema_block_export_deleted;
 
+/*
+ * What the types cannot say and needs no state to check: names that are not well-formed, members that are known but
+ * not supported, values that no driver takes. Handlers call these first. 0 or -EINVAL; err names the member.
+ */
+int blockdev_options_check(const struct blockdev_options *options, struct error *err);
+int nbd_server_options_check(const struct nbd_server_options *options, struct error *err);
+int block_export_options_check(const struct block_export_options *options, struct error *err);
+
+/* Names of nodes, exports, chardevs: a letter, then letters, digits, '-', '.', '_'; max bytes at most. */
+bool qmp_id_wellformed(const char *id, size_t max);
+
 /* ---- bulkhead's own ---- */
 
 enum qmp_worker_state { QMP_WORKER_CREATING, QMP_WORKER_RUNNING, QMP_WORKER_DRAINING };

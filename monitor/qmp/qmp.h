@@ -26,8 +26,8 @@ struct qmp_command {
     const char *doc; /* one sentence */
 };
 
-#define QMP_COMMAND_DEPRECATED  (1u << 0)
-#define QMP_COMMAND_PRECONFIG   (1u << 1) /* allowed before qmp_capabilities: only qmp_capabilities itself */
+#define QMP_COMMAND_DEPRECATED (1u << 0)
+#define QMP_COMMAND_PRECONFIG  (1u << 1) /* allowed before qmp_capabilities: only qmp_capabilities itself */
 
 /* value is the C value of the command's ret type, encoded before the call returns; NULL answers {}. */
 void qmp_reply_ok(struct qmp_reply *reply, const void *value);

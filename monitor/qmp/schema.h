@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The schema: QAPI types as tables. One set of tables decodes arguments into C structs, frees them, encodes replies and
- * events, answers query-qmp-schema and prints the reference page. Sources: QEMU's docs/devel/qapi-code-gen (type system)
- * and qapi/introspect.json.
+ * events, answers query-qmp-schema and prints the reference page. Sources: QEMU's docs/devel/qapi-code-gen (type
+ * system) and qapi/introspect.json.
  *
  * How a QAPI type looks in C:
  *
@@ -89,9 +89,9 @@ struct schema_type {
     int64_t min;      /* int: the range */
     uint64_t max;
 
-    const struct schema_value *values;   /* enum */
-    const struct schema_member *members; /* struct, union */
-    size_t tag_offset;                   /* union: of the tag; alternate: of the int with the branch */
+    const struct schema_value *values;     /* enum */
+    const struct schema_member *members;   /* struct, union */
+    size_t tag_offset;                     /* union: of the tag; alternate: of the int with the branch */
     const struct schema_variant *variants; /* union: indexed by the tag; alternate: by the branch */
     const struct schema_type *element;     /* array */
     unsigned count;                        /* of values or members; array: most items (0: SCHEMA_ITEMS_MAX) */

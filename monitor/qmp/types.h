@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The decoded arguments and results of all commands, events and command-line options. Names, types and defaults are
- * those of QEMU's QAPI (qapi/block-core.json, block-export.json, sockets.json, char.json, control.json); types and members
- * that bulkhead adds carry the prefix __org.bulkhead_. The tables that describe these structs are in types-*.c; see
- * schema.h for how a QAPI type looks in C.
+ * those of QEMU's QAPI (qapi/block-core.json, block-export.json, sockets.json, char.json, control.json); types and
+ * members that bulkhead adds carry the prefix __org.bulkhead_. The tables that describe these structs are in types-*.c;
+ * see schema.h for how a QAPI type looks in C.
  */
 #ifndef BULKHEAD_MONITOR_QMP_TYPES_H
 #define BULKHEAD_MONITOR_QMP_TYPES_H
@@ -50,6 +50,9 @@ struct monitor_options {
     const char *chardev;
 };
 extern const struct schema_type schema_monitor_options;
+
+/* What query-qmp-schema returns; see introspect.c. */
+extern const struct schema_type schema_schema_info_list;
 
 /* ---- sockets.json ---- */
 
@@ -317,8 +320,8 @@ extern const struct schema_type schema_block_device_info_list;
 /* nbd-server-start and --nbd-server. */
 struct nbd_server_options {
     struct socket_address addr;
-    const char *tls_creds; /* NULL: none */
-    const char *tls_authz; /* NULL: none */
+    const char *tls_creds;    /* NULL: none */
+    const char *tls_authz;    /* NULL: none */
     uint32_t max_connections; /* 0: no limit; default 100 */
 };
 extern const struct schema_type schema_nbd_server_options;    /* --nbd-server: addr is a SocketAddress */

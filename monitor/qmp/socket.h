@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Sockets by address: listening and connecting, for chardevs and for the NBD server. Descriptors are non-blocking and
+ * close-on-exec.
+ */
+#ifndef BULKHEAD_MONITOR_QMP_SOCKET_H
+#define BULKHEAD_MONITOR_QMP_SOCKET_H
+
+#include <sys/types.h>
+
+#include "monitor/qmp/types.h"
+
+#define SOCKET_LISTENERS_MAX 16 /* addresses that one host name may have */
+#define SOCKET_BACKLOG       128
+
+/* All sockets that listen for one address; a host name may have several. */
+struct socket_listeners {
+    int fds[SOCKET_LISTENERS_MAX];
+    unsigned count;
+    char *path; /* of a unix socket that is removed on close; NULL: none */
+    dev_t path_dev;
+    ino_t path_ino;
+    bool keep_alive; /* for accepted sockets */
+};
+
+/* Where descriptors of type=fd may come from. */
+enum socket_fd_source {
+    SOCKET_FD_INHERITED, /* the command line: numbers of descriptors that were passed to the program */
+    SOCKET_FD_NAMED,     /* QMP: names given by getfd, never numbers; a client must not reach descriptors of our own */
+};
+
+/*
+ * Listen. inet: every address that host has ("": any), within the wishes ipv4 and ipv6; the first port of port..to that
+ * is free for all. unix: the file is made with the umask's permissions; one that nobody listens on any more is
+ * replaced, any other refused. 0 or -errno.
+ */
+int socket_listen(const struct socket_address *addr, enum socket_fd_source source,
+                  struct socket_listeners *ret_listeners, struct error *err);
+
+/* Close and remove the socket file, if it is still the one that socket_listen() made. All zero is fine. */
+void socket_listeners_done(struct socket_listeners *listeners);
+
+/* Connect; blocks for name resolution and for as long as the kernel tries. type=fd: a connected socket. */
+int socket_connect(const struct socket_address *addr, enum socket_fd_source source, int *ret_fd, struct error *err);
+
+/* Accept one client, if there is one: its descriptor, -EAGAIN, or another -errno after which the listener still works
+ * (-EMFILE: wait before the next try). */
+int socket_accept(const struct socket_listeners *listeners, int listen_fd);
+
+/* The peer of a connected socket for the log: "unix pid 12 uid 1000", "[::1]:4711". */
+void socket_peer_name(int fd, char *text, size_t size);
+
+#endif

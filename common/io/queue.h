@@ -58,7 +58,13 @@ int io_queue_submit(struct io_queue *queue, struct block_request *req);
  */
 int io_queue_call(struct io_queue *queue, struct block_request *req, int (*work)(struct block_request *req));
 
-/* From any thread: have req->complete(req, result) called on the queue's own thread. */
+/* Continue with req (see below) after delay_ns, with result. Always returns BLOCK_PENDING. */
+int io_queue_delay(struct io_queue *queue, struct block_request *req, uint64_t delay_ns, int result);
+
+/*
+ * From any thread: have the queue's own thread continue with req: req->after(req, result) if a driver has set it, and
+ * unless that starts another step, req->complete().
+ */
 void io_queue_complete_remote(struct io_queue *queue, struct block_request *req, int result);
 
 /* The loop this queue belongs to. */

@@ -9,6 +9,7 @@
 #ifndef BULKHEAD_IO_REQUEST_H
 #define BULKHEAD_IO_REQUEST_H
 
+#include <sys/types.h>
 #include <sys/uio.h>
 
 #include "common/base/util.h"
@@ -65,17 +66,53 @@ struct block_request {
     unsigned extents_count; /* STATUS: set on success, at least 1 */
     block_complete_fn *complete;
 
-    /* Private to the layers below the export. */
+    /* Private to the layers below the export; block_submit() sets them up. */
     struct block_request *next;
     struct block_node *node;
     struct io_queue *queue;
-    uint64_t done_bytes;
+    /*
+     * What a driver does when the engine is through with a step of it, on the queue's thread, before the export hears
+     * of it: takes the result of the step and returns the next one, BLOCK_PENDING if it has started a further step.
+     * NULL: nothing, the result is the request's.
+     */
+    int (*after)(struct block_request *req, int result);
+    int (*work)(struct block_request *req); /* of io_queue_call() */
     void *driver_private;
-    int fd_index; /* which of the worker's image descriptors (fixed file) */
+    enum block_op engine_op; /* what the engine executes: op, or FLUSH as the last step of a FUA request */
+    uint64_t done_bytes; /* of READ and WRITE */
+    uint64_t when_ns;    /* of io_queue_delay() */
+    int fd_index;        /* which of the worker's image descriptors (fixed file) */
     unsigned step;
     int rw_flags; /* RWF_* of preadv2/pwritev2 */
     int fallocate_mode;
     int result;
+    bool offload; /* too large to be executed by the thread that submits it, even if the data is in the page cache */
+    /* A range lock (common/block/range.h): which bytes, and its place in the list. */
+    bool range_exclusive;
+    bool range_held;
+    uint64_t range_start;
+    uint64_t range_end;
+    struct block_request *range_next;
+    struct block_request *range_prev;
 };
+
+/*
+ * Executes the steps that touch a file. Result: 0, -errno, or BLOCK_PENDING while there is more to transfer.
+ *
+ * io_request_transferred() accounts for res, what preadv2(), pwritev2() or their ring operation returned: it moves
+ * offset and iov on, and fills the rest of a read with zeros at the end of the file.
+ * io_request_transfer() makes one call and accounts for it. -EAGAIN: would block (with RWF_NOWAIT).
+ * io_request_run() does the whole of engine_op: READ, WRITE, FLUSH, DISCARD and WRITE_ZEROES (by fallocate_mode), CACHE;
+ * it blocks.
+ */
+int io_request_transferred(struct block_request *req, ssize_t res);
+int io_request_transfer(struct block_request *req, int fd, int rw_flags);
+int io_request_run(struct block_request *req, int fd);
+
+/* The longest vector that the kernel takes at once. */
+static inline int io_request_iov_count(const struct block_request *req)
+{
+    return (int)MIN(req->iov_count, 1024u); /* UIO_MAXIOV */
+}
 
 #endif

@@ -1,20 +1,33 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Roles: what each process of bulkhead may do, one row each. The table is the authority; spawn, lock-down, tests and
- * documentation walk it. Which layers mean what: docs/threat-model.md.
+ * documentation walk it. Which layers mean what: docs/sandbox.md.
  */
 #ifndef BULKHEAD_SANDBOX_ROLE_H
 #define BULKHEAD_SANDBOX_ROLE_H
 
+#include <stdbool.h>
 #include <sys/resource.h>
 
 #include "common/ipc/ipc-protocol.h"
 
-/* One system call that is allowed; with a condition, only when it holds. */
+/* What happens at a system call. */
+enum sandbox_action {
+    SANDBOX_ALLOW = 1,
+    SANDBOX_TRAP,   /* the process reports the call by name, then dies (docs/decisions/) */
+    SANDBOX_REFUSE, /* the call fails with EACCES: for the run-time of sanitizers only */
+    SANDBOX_ABSENT, /* the call fails with ENOSYS, as on a kernel that does not have it */
+    SANDBOX_KILL,
+};
+
+/* Conditions on an argument beyond those of enum scmp_compare. */
+#define SANDBOX_EQ_SELF 100 /* the process's own id, known when the filter is made */
+
+/* One system call; with a condition, its row counts only when that holds. */
 struct sandbox_call {
     const char *name;
     unsigned arg; /* condition: argument number */
-    int op;       /* enum scmp_compare; 0: no condition */
+    int op;       /* enum scmp_compare or SANDBOX_EQ_SELF; 0: no condition */
     uint64_t value_a;
     uint64_t value_b; /* SCMP_CMP_MASKED_EQ: the value, value_a being the mask */
 };
@@ -23,13 +36,18 @@ struct sandbox_call {
 struct sandbox_call_set {
     const char *name;
     const char *why; /* for docs and review */
-    const struct sandbox_call *calls;
+    enum sandbox_action action;
+    const struct sandbox_call *calls; /* hot ones first */
     unsigned count;
 };
 
 struct sandbox_rlimit {
     int resource;
-    rlim_t value; /* soft and hard */
+    rlim_t value; /* soft and hard; a lower limit that is in force already stays */
+    /* Set after threads and rings exist, which it would stop; the others are set before anything is parsed. */
+    bool late;
+    /* Counts the whole account unless the worker has a user namespace of its own: set only if it has. */
+    bool needs_user_ns;
 };
 
 struct sandbox_role {
@@ -38,7 +56,9 @@ struct sandbox_role {
     uint32_t ipc_role;   /* enum ipc_role; 0 for the monitor */
     uint32_t layers;     /* enum ipc_layer that this role uses where the host offers them */
     uint32_t required;   /* those without which it does not start */
-    const struct sandbox_call_set *const *call_sets; /* NULL-terminated */
+    /* NULL-terminated. A call has one unconditional row, or several whose conditions exclude each other. */
+    const struct sandbox_call_set *const *call_sets;
+    enum sandbox_action default_action; /* of all calls that no set names */
     const struct sandbox_rlimit *rlimits;
     unsigned rlimit_count;
 };

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The rows of the workers: which system calls each role makes once it is locked down, and why. What is not here kills
+ * the process. Add a call only with its reason, and as narrow as its arguments allow (docs/HACKING.md).
+ *
+ * After lock-down nothing is opened and nothing is created: no path, no socket, no process, no ring, no new kind of
+ * descriptor. What a worker will ever need exists before it reads its first byte of an image or a client.
+ */
+#include "common/sandbox/role.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <netinet/in.h>
+#include <seccomp.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+#include "common/base/util.h"
+
+#define CALL(call)                             { .name = #call }
+#define CALL_EQ(call, argument, value)         { #call, argument, SCMP_CMP_EQ, value, 0 }
+#define CALL_NE(call, argument, value)         { #call, argument, SCMP_CMP_NE, value, 0 }
+#define CALL_WITHOUT_BITS(call, argument, mask) { #call, argument, SCMP_CMP_MASKED_EQ, mask, 0 }
+#define CALL_SELF(call, argument)              { #call, argument, SANDBOX_EQ_SELF, 0, 0 }
+
+#define SET(set_name, set_action, set_why)                                                                             \
+    static const struct sandbox_call_set set_##set_name = {                                                            \
+        .name = #set_name,                                                                                             \
+        .why = set_why,                                                                                                \
+        .action = set_action,                                                                                          \
+        .calls = set_name##_calls,                                                                                     \
+        .count = ARRAY_SIZE(set_name##_calls),                                                                         \
+    }
+
+static const struct sandbox_call loop_calls[] = {
+    CALL(epoll_pwait2), CALL(epoll_wait), CALL(epoll_pwait), CALL(futex), CALL(read), CALL(write), CALL(epoll_ctl),
+    CALL(close),        CALL(sched_yield),
+};
+SET(loop, SANDBOX_ALLOW,
+    "wait for descriptors and other threads; eventfds and the status pipe are read and written; clients are closed");
+
+static const struct sandbox_call memory_calls[] = {
+    CALL_WITHOUT_BITS(mmap, 2, PROT_EXEC),
+    CALL_WITHOUT_BITS(mprotect, 2, PROT_EXEC),
+    CALL(munmap),
+    CALL(madvise),
+    CALL(brk),
+    CALL(mremap),
+};
+SET(memory, SANDBOX_ALLOW, "malloc; never executable, so that no new code can be brought in");
+
+static const struct sandbox_call process_calls[] = {
+    CALL(rt_sigreturn),    CALL(rt_sigprocmask), CALL(restart_syscall), CALL(exit),
+    CALL(exit_group),      CALL(gettid),         CALL(getpid),          CALL_SELF(tgkill, 0),
+    CALL(set_robust_list), CALL(rseq),           CALL_EQ(prctl, 0, PR_SET_NAME),
+};
+SET(process, SANDBOX_ALLOW,
+    "end, return from a signal handler, abort() (a signal to itself only); a thread that was made before lock-down may "
+    "still be on its way through the C library's start code: robust list, rseq, its name");
+
+static const struct sandbox_call time_calls[] = {
+    CALL(clock_gettime), CALL(clock_nanosleep), CALL(gettimeofday), CALL(nanosleep), CALL(getrandom),
+};
+SET(time, SANDBOX_ALLOW, "clocks where the vDSO cannot serve them, latencies, random numbers of the C library");
+
+static const struct sandbox_call observe_calls[] = {
+    CALL_EQ(prctl, 0, PR_GET_SECCOMP),
+};
+SET(observe, SANDBOX_ALLOW, "see for itself that the filter is in force; READY reports it");
+
+static const struct sandbox_call control_calls[] = {
+    CALL(recvmsg),
+};
+SET(control, SANDBOX_ALLOW,
+    "control messages with descriptors come in; sendmsg is missing: a worker cannot pass a descriptor on, to nobody");
+
+static const struct sandbox_call client_calls[] = {
+    CALL(recvfrom),
+    CALL_EQ(sendto, 4, 0), /* no address: no datagram to somebody else */
+    CALL(writev),
+    CALL(readv),
+    CALL(shutdown),
+    CALL_EQ(setsockopt, 1, IPPROTO_TCP),
+    CALL_EQ(fcntl, 1, F_GETFL),
+};
+SET(client, SANDBOX_ALLOW, "bytes of a client's connected stream socket; TCP_NODELAY and corking");
+
+static const struct sandbox_call directory_calls[] = {
+    CALL_EQ(fcntl, 1, F_GET_SEALS),
+    CALL(fstat),
+    CALL_EQ(newfstatat, 3, AT_EMPTY_PATH), /* fstat() of the C library */
+};
+SET(directory, SANDBOX_ALLOW, "the export directory comes as a memfd; its size and seals are checked before it is mapped");
+
+static const struct sandbox_call image_calls[] = {
+    CALL(preadv2),
+    CALL(pwritev2),
+    CALL(io_uring_enter),
+    CALL(preadv),
+    CALL(pwritev),
+    CALL(pread64),
+    CALL(pwrite64),
+    CALL(sendfile),
+    CALL(fdatasync),
+    CALL(fsync),
+    CALL(fallocate),
+    CALL(lseek),
+    CALL(fadvise64),
+    CALL(sync_file_range),
+    CALL(fstat),
+    CALL_EQ(newfstatat, 3, AT_EMPTY_PATH),
+    CALL(fstatfs),
+    CALL_EQ(ioctl, 1, BLKDISCARD),
+    CALL_EQ(ioctl, 1, BLKZEROOUT),
+    CALL_EQ(ioctl, 1, BLKGETSIZE64),
+    CALL_EQ(ioctl, 1, BLKSSZGET),
+    CALL_EQ(ioctl, 1, BLKPBSZGET),
+    CALL_EQ(ioctl, 1, BLKIOMIN),
+    CALL_EQ(ioctl, 1, BLKIOOPT),
+};
+SET(image, SANDBOX_ALLOW,
+    "I/O on image descriptors, by ring or by the pool's threads; ioctls of a host device: its sizes, discard, zeros");
+
+#ifdef WITH_SANITIZERS
+static const struct sandbox_call sanitizer_calls[] = {
+    CALL(rt_sigaction), CALL(sigaltstack), CALL(sched_getaffinity), CALL(getrlimit), CALL(prlimit64), CALL(uname),
+    CALL(sysinfo),      CALL(getrusage),
+};
+SET(sanitizer, SANDBOX_ALLOW, "the run-time of sanitizers: signal stacks and sizes; only in builds for tests");
+
+static const struct sandbox_call sanitizer_refused_calls[] = {
+    CALL(openat), CALL(open), CALL(readlink), CALL(readlinkat), CALL(stat), CALL(lstat), CALL(statx), CALL(access),
+    CALL(getcwd), CALL(clone), CALL(pipe), CALL(pipe2),
+};
+SET(sanitizer_refused, SANDBOX_REFUSE, "what the run-time of sanitizers tries for a report, and can do without");
+#define SET_UNEXPECTED &set_sanitizer, &set_sanitizer_refused
+#else
+/*
+ * Calls that no code of ours makes but that tell an attacker and give him next to nothing, and that the C library or
+ * another one may start to make with its next version. They are as forbidden as all others; but the process says which
+ * one it was before it dies, so that an operator's log names it.
+ */
+static const struct sandbox_call unexpected_calls[] = {
+    CALL(sysinfo),
+    CALL(uname),
+    CALL(getrusage),
+    CALL(times),
+    CALL(getrlimit),
+    CALL(prlimit64),
+    CALL(sched_getaffinity),
+    CALL(sched_getparam),
+    CALL(sched_getscheduler),
+    CALL(getcpu),
+    CALL(getuid),
+    CALL(geteuid),
+    CALL(getgid),
+    CALL(getegid),
+    CALL(getppid),
+    CALL(getcwd),
+    CALL(readlink),
+    CALL(readlinkat),
+    CALL(stat),
+    CALL(lstat),
+    CALL(statx),
+    CALL_NE(newfstatat, 3, AT_EMPTY_PATH),
+    CALL(access),
+    CALL(faccessat),
+    CALL(faccessat2),
+    CALL(rt_sigaction),
+    CALL(sigaltstack),
+    CALL(membarrier),
+    CALL(poll),
+    CALL(ppoll),
+    CALL(select),
+    CALL(pselect6),
+    CALL(sendmsg),
+    CALL(sendmmsg),
+    CALL(recvmmsg),
+    CALL(getsockopt),
+    CALL(getsockname),
+    CALL(getpeername),
+    CALL(clock_getres),
+    CALL(time),
+    CALL(getitimer),
+    CALL(dup),
+    CALL(dup2),
+    CALL(dup3),
+};
+SET(unexpected, SANDBOX_TRAP, "made by nothing of ours, harmless, and worth a name in the log if a library makes one");
+#define SET_UNEXPECTED &set_unexpected
+#endif
+
+static const struct sandbox_call_set *const negotiator_sets[] = {
+    &set_loop,   &set_client,  &set_memory,    &set_process,   &set_time,
+    &set_control, &set_observe, &set_directory, SET_UNEXPECTED, NULL,
+};
+
+static const struct sandbox_call_set *const export_sets[] = {
+    &set_loop,    &set_client,  &set_image,     &set_memory, &set_process, &set_time,
+    &set_control, &set_observe, SET_UNEXPECTED, NULL,
+};
+
+/*
+ * A worker needs its descriptors (0 to 4, loops, ring, image, clients), nothing else. The ring's kernel threads count as
+ * processes, hence room for them; with ones's own user namespace only one's own count.
+ */
+static const struct sandbox_rlimit negotiator_rlimits[] = {
+    { RLIMIT_CORE, 0, false, false },     { RLIMIT_NOFILE, 32, false, false }, { RLIMIT_FSIZE, 0, false, false },
+    { RLIMIT_MSGQUEUE, 0, false, false }, { RLIMIT_NPROC, 0, true, false },    { RLIMIT_MEMLOCK, 0, true, false },
+};
+
+static const struct sandbox_rlimit export_rlimits[] = {
+    { RLIMIT_CORE, 0, false, false },  { RLIMIT_NOFILE, 8192, false, false }, { RLIMIT_MSGQUEUE, 0, false, false },
+    { RLIMIT_NPROC, 512, true, true }, { RLIMIT_MEMLOCK, 0, true, false },
+};
+
+#define WORKER_REQUIRED (IPC_LAYER_NO_NEW_PRIVS | IPC_LAYER_SECCOMP)
+
+static const struct sandbox_role role_nbd_negotiator = {
+    .name = "nbd-negotiator",
+    .program = "bulkhead-nbd-negotiate",
+    .ipc_role = IPC_ROLE_NBD_NEGOTIATOR,
+    .layers = IPC_LAYERS_ALL,
+    .required = WORKER_REQUIRED,
+    .call_sets = negotiator_sets,
+    .default_action = SANDBOX_KILL,
+    .rlimits = negotiator_rlimits,
+    .rlimit_count = ARRAY_SIZE(negotiator_rlimits),
+};
+
+static const struct sandbox_role role_nbd_export = {
+    .name = "nbd-export",
+    .program = "bulkhead-nbd-export",
+    .ipc_role = IPC_ROLE_NBD_EXPORT,
+    .layers = IPC_LAYERS_ALL,
+    .required = WORKER_REQUIRED,
+    .call_sets = export_sets,
+    .default_action = SANDBOX_KILL,
+    .rlimits = export_rlimits,
+    .rlimit_count = ARRAY_SIZE(export_rlimits),
+};
+
+const struct sandbox_role *const sandbox_roles[] = {
+    &sandbox_role_monitor,
+    &role_nbd_negotiator,
+    &role_nbd_export,
+    NULL,
+};
+
+const struct sandbox_role *sandbox_role_find(uint32_t ipc_role)
+{
+    for (unsigned i = 0; sandbox_roles[i] != NULL; i++)
+        if (ipc_role != 0 && sandbox_roles[i]->ipc_role == ipc_role)
+            return sandbox_roles[i];
+    return NULL;
+}
+
+static const struct {
+    uint32_t bit;
+    const char *name;
+} layer_names[] = {
+    { IPC_LAYER_NO_NEW_PRIVS, "no-new-privs" },
+    { IPC_LAYER_NON_DUMPABLE, "non-dumpable" },
+    { IPC_LAYER_USER_NS, "user-namespace" },
+    { IPC_LAYER_MOUNT_NS, "mount-namespace" },
+    { IPC_LAYER_PID_NS, "pid-namespace" },
+    { IPC_LAYER_NET_NS, "net-namespace" },
+    { IPC_LAYER_IPC_NS, "ipc-namespace" },
+    { IPC_LAYER_UTS_NS, "uts-namespace" },
+    { IPC_LAYER_CGROUP_NS, "cgroup-namespace" },
+    { IPC_LAYER_EMPTY_ROOT, "empty-root" },
+    { IPC_LAYER_NO_CAPABILITIES, "no-capabilities" },
+    { IPC_LAYER_RLIMITS, "rlimits" },
+    { IPC_LAYER_LANDLOCK, "landlock" },
+    { IPC_LAYER_SECCOMP, "seccomp" },
+};
+
+const char *sandbox_layer_name(uint32_t layer_bit)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(layer_names); i++)
+        if (layer_names[i].bit == layer_bit)
+            return layer_names[i].name;
+    return NULL;
+}

@@ -19,32 +19,33 @@ struct block_info {
     uint32_t preferred_block_bytes;
     uint32_t max_transfer_bytes; /* 0: no limit of the node's own */
     bool read_only;
-    bool discard_unmaps; /* discard=unmap: DISCARD and MAY_UNMAP have an effect */
+    bool discard_unmaps; /* discard=unmap, and the file system can: DISCARD and MAY_UNMAP have an effect */
     bool fast_zero;      /* WRITE_ZEROES with NO_FALLBACK usually works */
 };
 
 /*
  * Open the nodes that specs[0..count) describe, children before parents, the last being the root. image_fds are the
- * descriptors of the BOOT message in its order, already known to engine; they are borrowed. Everything read from an
- * image is read here or later, hence inside the sandbox. 0 or -errno; err names the node.
+ * descriptors of the BOOT message in its order, the same as in the engine's configuration; they are borrowed. Everything
+ * read from an image is read here or later, hence inside the sandbox. 0 or -errno; err names the node.
  */
 int block_tree_open(const struct ipc_node *specs, unsigned count, const int *image_fds, unsigned image_fd_count,
-                    struct io_engine *engine, struct block_tree **ret_tree, struct error *err);
+                    struct block_tree **ret_tree, struct error *err);
 void block_tree_close(struct block_tree *tree); /* NULL is fine; no request may be pending */
 
 struct block_node *block_tree_root(const struct block_tree *tree);
 void block_node_info(const struct block_node *node, struct block_info *ret_info);
 
 /*
- * Submit req (see request.h). The range must lie within size_bytes, else -EINVAL (-ENOSPC for writes); a write to a read-only
- * node is -EPERM. Errors of the storage come as they are (-EIO, -ENOSPC, ...). Any alignment is accepted.
+ * Submit req (see request.h) from the thread of queue. The range must lie within size_bytes, else -EINVAL (-ENOSPC for
+ * WRITE and WRITE_ZEROES); what changes a read-only node is -EPERM. Errors of the storage come as they are (-EIO,
+ * -ENOSPC, ...). Any alignment is accepted; buffers that are page-aligned spare a copy where the node is O_DIRECT.
  */
 int block_submit(struct block_node *node, struct io_queue *queue, struct block_request *req);
 
 /*
- * Where [offset, offset + len) can be read directly from one image descriptor without further translation or blocking
- * semantics of the driver (page-cache backed, not O_DIRECT): fills the descriptor and the offset in it and returns
- * true. For sendfile and splice.
+ * Where [offset, offset + len) can be read directly from one image descriptor without blocking and without further work
+ * of a driver (that is, from a file system in memory, within the file's size): fills the descriptor and the offset in it
+ * and returns true. For sendfile and splice. Whoever cuts the file meanwhile makes them come up short.
  */
 bool block_node_map(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd, uint64_t *ret_offset);
 

@@ -5,7 +5,8 @@
  * after io_loop_new(), because the sandbox is closed by then.
  *
  * Waking: another thread pushes to the mailbox and writes the eventfd only if it finds `sleeping` set. The loop sets
- * that flag first and looks at the mailbox after; both sides are sequentially consistent, so one of them sees the other.
+ * that flag first and looks at the mailbox after; both sides are sequentially consistent, so one of them sees the
+ * other.
  */
 #include "common/io/loop.h"
 
@@ -28,7 +29,7 @@
 
 struct io_loop {
     int epoll_fd;
-    struct io_watch wake; /* an eventfd */
+    struct io_watch wake;              /* an eventfd */
     _Atomic(struct io_task *) mailbox; /* newest first */
     atomic_bool sleeping;
     atomic_bool stop;

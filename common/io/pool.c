@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* Enough for the calls that are made here; AddressSanitizer's frames are several times as large. */
 #ifdef WITH_SANITIZERS
@@ -23,15 +24,23 @@ struct io_pool {
     struct io_request_list list;
     unsigned idle; /* threads that wait for has_work */
     bool stop;
-    void (*execute)(struct block_request *req, void *arg);
+    io_pool_execute_fn *execute;
     void *arg;
+    uint8_t *scratch;     /* of all threads; costs address space until it is used */
+    size_t scratch_bytes; /* of one */
+    size_t scratch_total;
     unsigned thread_count; /* started */
-    pthread_t threads[];
+    struct io_pool_thread {
+        pthread_t id;
+        struct io_pool *pool;
+        uint8_t *scratch;
+    } threads[];
 };
 
 static void *pool_thread(void *arg)
 {
-    struct io_pool *pool = arg;
+    const struct io_pool_thread *thread = arg;
+    struct io_pool *pool = thread->pool;
 
     pthread_mutex_lock(&pool->lock);
     while (true) {
@@ -46,7 +55,7 @@ static void *pool_thread(void *arg)
             continue;
         }
         pthread_mutex_unlock(&pool->lock);
-        pool->execute(req, pool->arg);
+        pool->execute(req, thread->scratch, pool->arg);
         pthread_mutex_lock(&pool->lock);
     }
     pthread_mutex_unlock(&pool->lock);
@@ -92,16 +101,22 @@ static int pool_start_threads(struct io_pool *pool, unsigned count)
     pthread_attr_setstacksize(&attr, POOL_STACK_BYTES);
     pool_block_signals(&before);
     while (ret == 0 && pool->thread_count < count) {
-        ret = pthread_create(&pool->threads[pool->thread_count], &attr, pool_thread, pool);
-        if (ret == 0)
-            pthread_setname_np(pool->threads[pool->thread_count++], "io-pool");
+        struct io_pool_thread *thread = &pool->threads[pool->thread_count];
+
+        thread->pool = pool;
+        thread->scratch = pool->scratch + pool->thread_count * pool->scratch_bytes;
+        ret = pthread_create(&thread->id, &attr, pool_thread, thread);
+        if (ret == 0) {
+            pthread_setname_np(thread->id, "io-pool");
+            pool->thread_count++;
+        }
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     return -ret;
 }
 
-struct io_pool *io_pool_new(unsigned thread_count, void (*execute)(struct block_request *req, void *arg), void *arg,
+struct io_pool *io_pool_new(unsigned thread_count, size_t scratch_bytes, io_pool_execute_fn *execute, void *arg,
                             struct error *err)
 {
     struct io_pool *pool = calloc(1, sizeof(*pool) + thread_count * sizeof(pool->threads[0]));
@@ -116,6 +131,16 @@ struct io_pool *io_pool_new(unsigned thread_count, void (*execute)(struct block_
     io_request_list_init(&pool->list);
     pool->execute = execute;
     pool->arg = arg;
+    pool->scratch_bytes = scratch_bytes;
+    pool->scratch =
+        mmap(NULL, thread_count * scratch_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pool->scratch == MAP_FAILED) {
+        pool->scratch = NULL;
+        error_set(err, -errno, "no memory for the buffers of %u I/O threads", thread_count);
+        io_pool_free(pool);
+        return NULL;
+    }
+    pool->scratch_total = thread_count * scratch_bytes;
     ret = pool_start_threads(pool, thread_count);
     if (ret < 0) {
         error_set(err, ret, "cannot start thread %u of %u of the I/O pool: %s", pool->thread_count + 1, thread_count,
@@ -135,8 +160,10 @@ void io_pool_free(struct io_pool *pool)
     pthread_mutex_unlock(&pool->lock);
     pthread_cond_broadcast(&pool->has_work);
     for (unsigned i = 0; i < pool->thread_count; i++)
-        pthread_join(pool->threads[i], NULL);
+        pthread_join(pool->threads[i].id, NULL);
     pthread_cond_destroy(&pool->has_work);
     pthread_mutex_destroy(&pool->lock);
+    if (pool->scratch != NULL)
+        munmap(pool->scratch, pool->scratch_total);
     free(pool);
 }

@@ -44,8 +44,10 @@ static inline struct block_request *io_request_list_pop(struct io_request_list *
     return req;
 }
 
-/* execute runs on a pool thread for each request; it must see to its completion. */
-struct io_pool *io_pool_new(unsigned thread_count, void (*execute)(struct block_request *req, void *arg), void *arg,
+/* Runs on a pool thread for each request and sees to its completion. scratch is that thread's own, page-aligned. */
+typedef void io_pool_execute_fn(struct block_request *req, uint8_t *scratch, void *arg);
+
+struct io_pool *io_pool_new(unsigned thread_count, size_t scratch_bytes, io_pool_execute_fn *execute, void *arg,
                             struct error *err);
 void io_pool_free(struct io_pool *pool); /* joins the threads; NULL is fine; no request may be pending */
 

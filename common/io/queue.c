@@ -90,11 +90,15 @@ static void queue_run_finished(struct io_task *task)
 }
 
 /* On a pool thread. */
-static void pool_execute(struct block_request *req, void *arg)
+static void pool_execute(struct block_request *req, uint8_t *scratch, void *arg)
 {
     const struct io_engine *engine = arg;
-    int result = req->work != NULL ? req->work(req) : io_request_run(req, engine->image_fds[req->fd_index]);
+    int result;
 
+    if (req->work != NULL)
+        result = req->work(req, scratch);
+    else
+        result = io_request_run(req, engine->image_fds[req->fd_index]);
     io_queue_complete_remote(req->queue, req, result);
 }
 
@@ -184,7 +188,8 @@ int io_queue_submit(struct io_queue *queue, struct block_request *req)
     return BLOCK_PENDING;
 }
 
-int io_queue_call(struct io_queue *queue, struct block_request *req, int (*work)(struct block_request *req))
+int io_queue_call(struct io_queue *queue, struct block_request *req,
+                  int (*work)(struct block_request *req, uint8_t *scratch))
 {
     req->queue = queue;
     req->work = work;
@@ -286,7 +291,7 @@ static int engine_try(const struct io_engine_config *config, bool use_ring, stru
     }
     if (threads == 0)
         threads = use_ring ? POOL_THREADS_WITH_RING : POOL_THREADS_ALONE;
-    if (ret == 0 && (engine->pool = io_pool_new(threads, pool_execute, engine, err)) == NULL)
+    if (ret == 0 && (engine->pool = io_pool_new(threads, IO_SCRATCH_BYTES, pool_execute, engine, err)) == NULL)
         ret = err != NULL ? err->code : -ENOMEM;
     if (ret < 0) {
         io_engine_free(engine);

@@ -53,10 +53,13 @@ struct io_queue *io_engine_queue(struct io_engine *engine, unsigned index);
 int io_queue_submit(struct io_queue *queue, struct block_request *req);
 
 /*
- * Run work(req), which may block and returns 0 or -errno, on a pool thread, then complete the request on the queue's
- * thread. For what engines have no operation for: extents, bounce buffers, zeros written out.
+ * Run work(req, scratch), which may block and returns 0 or -errno, on a pool thread, then complete the request on the
+ * queue's thread. For what engines have no operation for: extents, bounce buffers, zeros written out. scratch is
+ * IO_SCRATCH_BYTES of that thread's own, page-aligned, with any content. Always returns BLOCK_PENDING.
  */
-int io_queue_call(struct io_queue *queue, struct block_request *req, int (*work)(struct block_request *req));
+#define IO_SCRATCH_BYTES (256u * 1024)
+int io_queue_call(struct io_queue *queue, struct block_request *req,
+                  int (*work)(struct block_request *req, uint8_t *scratch));
 
 /* Continue with req (see below) after delay_ns, with result. Always returns BLOCK_PENDING. */
 int io_queue_delay(struct io_queue *queue, struct block_request *req, uint64_t delay_ns, int result);

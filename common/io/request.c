@@ -106,9 +106,8 @@ static int run_nothing(struct block_request *req, int fd)
 }
 
 static int (*const run_table[BLOCK_OP_MAX])(struct block_request *req, int fd) = {
-    [BLOCK_OP_READ] = run_transfer,          [BLOCK_OP_WRITE] = run_transfer,
-    [BLOCK_OP_FLUSH] = run_flush,            [BLOCK_OP_DISCARD] = run_fallocate,
-    [BLOCK_OP_WRITE_ZEROES] = run_fallocate, [BLOCK_OP_CACHE] = run_cache,
+    [BLOCK_OP_READ] = run_transfer,     [BLOCK_OP_WRITE] = run_transfer,         [BLOCK_OP_FLUSH] = run_flush,
+    [BLOCK_OP_DISCARD] = run_fallocate, [BLOCK_OP_WRITE_ZEROES] = run_fallocate, [BLOCK_OP_CACHE] = run_cache,
     [BLOCK_OP_STATUS] = run_nothing,
 };
 

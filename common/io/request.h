@@ -76,12 +76,12 @@ struct block_request {
      * NULL: nothing, the result is the request's.
      */
     int (*after)(struct block_request *req, int result);
-    int (*work)(struct block_request *req); /* of io_queue_call() */
+    int (*work)(struct block_request *req, uint8_t *scratch); /* of io_queue_call() */
     void *driver_private;
     enum block_op engine_op; /* what the engine executes: op, or FLUSH as the last step of a FUA request */
-    uint64_t done_bytes; /* of READ and WRITE */
-    uint64_t when_ns;    /* of io_queue_delay() */
-    int fd_index;        /* which of the worker's image descriptors (fixed file) */
+    uint64_t done_bytes;     /* of READ and WRITE */
+    uint64_t when_ns;        /* of io_queue_delay() */
+    int fd_index;            /* which of the worker's image descriptors (fixed file) */
     unsigned step;
     int rw_flags; /* RWF_* of preadv2/pwritev2 */
     int fallocate_mode;
@@ -102,8 +102,8 @@ struct block_request {
  * io_request_transferred() accounts for res, what preadv2(), pwritev2() or their ring operation returned: it moves
  * offset and iov on, and fills the rest of a read with zeros at the end of the file.
  * io_request_transfer() makes one call and accounts for it. -EAGAIN: would block (with RWF_NOWAIT).
- * io_request_run() does the whole of engine_op: READ, WRITE, FLUSH, DISCARD and WRITE_ZEROES (by fallocate_mode), CACHE;
- * it blocks.
+ * io_request_run() does the whole of engine_op: READ, WRITE, FLUSH, DISCARD and WRITE_ZEROES (by fallocate_mode),
+ * CACHE; it blocks.
  */
 int io_request_transferred(struct block_request *req, ssize_t res);
 int io_request_transfer(struct block_request *req, int fd, int rw_flags);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The restricted ring. io_ring_init() runs before lock-down and calls io_uring_setup and io_uring_register; the rest must
- * not, because the sandbox denies both from then on.
+ * The restricted ring. io_ring_init() runs before lock-down and calls io_uring_setup and io_uring_register; the rest
+ * must not, because the sandbox denies both from then on.
  */
 #include "common/io/ring.h"
 
@@ -23,10 +23,10 @@ static const uint8_t allowed_opcodes[] = {
  * Best first; each kernel takes what it knows. With cooperative task work (Linux 5.19) a completion does not interrupt
  * the thread but waits for its next system call.
  *
- * Not IORING_SETUP_DEFER_TASKRUN: it binds the ring to the thread that enables it, while ours are made and enabled by the
- * main thread; an epoll on its descriptor was not woken (Linux 6.18), so it would need an eventfd and a write per wake-up;
- * and it made no difference that could be measured (4 KiB O_DIRECT reads, 32 deep: 3.7 to 4.1 us of CPU each with and
- * without).
+ * Not IORING_SETUP_DEFER_TASKRUN: it binds the ring to the thread that enables it, while ours are made and enabled by
+ * the main thread; an epoll on its descriptor was not woken (Linux 6.18), so it would need an eventfd and a write per
+ * wake-up; and it made no difference that could be measured (4 KiB O_DIRECT reads, 32 deep: 3.7 to 4.1 us of CPU each
+ * with and without).
  */
 static const unsigned setup_variants[] = {
     IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,

@@ -18,7 +18,8 @@ struct io_ring {
     unsigned in_flight;    /* prepared or submitted, not yet reaped; never more than the completion queue holds */
 };
 
-/* Ready for use by any one thread. 0 or -errno; err says what is missing. io_ring_done() is fine after a failure, and where ring_fd is -1. */
+/* Ready for use by any one thread. 0 or -errno; err says what is missing. io_ring_done() is fine after a failure, and
+ * where ring_fd is -1. */
 int io_ring_init(struct io_ring *ring, const int *fds, unsigned fd_count, struct error *err);
 void io_ring_done(struct io_ring *ring);
 

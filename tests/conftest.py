@@ -166,3 +166,14 @@ def disk_image(tmp):
         return images.make(tmp / name, size, **kwargs)
 
     return factory
+
+
+@pytest.fixture
+def reachable_build(build, tmp):
+    """The binaries in a folder that the service account can reach, wherever the build tree lies."""
+    folder = tmp / "bin"
+    folder.mkdir()
+    for program in build.iterdir():
+        if program.name.startswith("bulkhead") and program.is_file() and os.access(program, os.X_OK):
+            shutil.copy(program, folder)
+    return folder

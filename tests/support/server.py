@@ -73,7 +73,11 @@ class Server:
     def start(self, *args, drop="user", **kwargs):
         """Start with a QMP socket and a pid file, wait until it serves, connect."""
         self.spawn(*self.qmp_args(), "--pidfile", self.pid_path, *args, drop=drop, **kwargs)
-        self.wait_serving()
+        try:
+            self.wait_serving()
+        except AssertionError:
+            self.stopped = self.popen.poll() is not None  # told once is enough
+            raise
         self.qmp = Qmp.connect(self.qmp_path)
         return self
 

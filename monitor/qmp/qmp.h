@@ -33,6 +33,12 @@ struct qmp_command {
 void qmp_reply_ok(struct qmp_reply *reply, const void *value);
 void qmp_reply_error(struct qmp_reply *reply, const struct error *err);
 
+/*
+ * A reply that no client waits for: the command line runs the same handlers. done is called once, from within
+ * qmp_reply_ok() (err is NULL, the value is dropped) or qmp_reply_error(). NULL: out of memory.
+ */
+struct qmp_reply *qmp_reply_new(void (*done)(const struct error *err, void *opaque), void *opaque);
+
 /* Send an event to every session that has negotiated capabilities; data is a C value of type, or both NULL. */
 void qmp_send_event(struct monitor *monitor, const char *name, const struct schema_type *type, const void *data);
 

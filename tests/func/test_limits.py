@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Limits that clients run into: connections, the time of a handshake, and how much of the server one client may take."""
+
+import time
+
+import pytest
+
+from support import images, process
+from support.images import MIB
+from support.nbdraw import *
+from support.nbdraw import Closed, NbdRaw
+from support.process import wait_for
+
+
+@pytest.fixture
+def path(image):
+    return image(data=[(0, b"content")])
+
+
+def serve(server, path, **members):
+    server.add_file("disk", path)
+    server.nbd_start(**members)
+    server.export("disk")
+
+
+def admitted(server):
+    """A client in transmission, or None if the server closed the connection."""
+    client = NbdRaw.unix(server.nbd_path)
+    try:
+        client.hello()
+        client.go("disk")
+        return client
+    except (Closed, BrokenPipeError, ConnectionResetError):
+        client.close()
+        return None
+
+
+def test_max_connections(server, path):
+    """A client over the limit is not left waiting: its connection is closed; a slot that becomes free is used again."""
+    serve(server, path, **{"max-connections": 3})
+    clients = [admitted(server) for _ in range(3)]
+    assert all(clients)
+    assert admitted(server) is None
+    assert all(client.read(0, 7) == b"content" for client in clients)
+    clients.pop().disconnect()
+    newcomer = wait_for(lambda: admitted(server), "the slot to be given back")
+    assert newcomer.read(0, 7) == b"content"
+    for client in clients + [newcomer]:
+        client.close()
+
+
+def test_clients_in_the_handshake_count_and_give_their_slots_back(server, path):
+    serve(server, path, **{"max-connections": 3})
+    silent = [NbdRaw.unix(server.nbd_path) for _ in range(3)]
+    for client in silent:
+        client.recv(18)
+    assert admitted(server) is None
+    for client in silent:
+        client.close()
+    wait_for(lambda: admitted(server), "the slots to be given back")
+
+
+def test_slots_come_back_when_a_worker_or_negotiator_is_killed(server, path):
+    import os
+    server.deaths_expected = True
+    serve(server, path, **{"max-connections": 2})
+    for role in ("nbd-negotiator", "nbd-export"):
+        clients = [NbdRaw.unix(server.nbd_path) for _ in range(2)]
+        for client in clients:
+            client.hello()
+            if role == "nbd-export":
+                client.go("disk")
+        for worker in server.workers(role=role):
+            os.kill(worker["pid"], 9)
+        for client in clients:
+            client.expect_closed()
+            client.close()
+        if role == "nbd-export":
+            server.qmp.wait_event("BLOCK_EXPORT_DELETED", id="exp-disk")
+            server.export("disk")
+        free = [wait_for(lambda: admitted(server), "the slots to be given back") for _ in range(2)]
+        assert admitted(server) is None
+        for client in free:
+            client.disconnect()
+
+
+def test_without_a_limit(server, path):
+    serve(server, path, **{"max-connections": 0})
+    clients = [admitted(server) for _ in range(150)]
+    assert all(clients)
+    for client in clients:
+        assert client.read(0, 7) == b"content"
+        client.close()
+
+
+def test_the_default_limit_is_100(server, path):
+    serve(server, path)
+    clients = [admitted(server) for _ in range(100)]
+    assert all(clients)
+    assert admitted(server) is None
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("sent", ["nothing", "flags", "options"])
+def test_the_handshake_has_a_time_limit(server, path, sent):
+    """10 seconds, whether the client says nothing, half a thing, or always something."""
+    serve(server, path)
+    started = time.monotonic()
+    with NbdRaw.unix(server.nbd_path) as client:
+        client.recv(18)
+        if sent == "flags":
+            client.send(b"\0\0\0\3IHAVE")
+        if sent == "options":
+            client.send(b"\0\0\0\3")
+            try:
+                while time.monotonic() < started + 60:
+                    client.ask(OPT_LIST)
+                    time.sleep(0.2)
+            except (Closed, BrokenPipeError, ConnectionResetError):
+                pass
+        client.expect_closed()
+    assert 8 < time.monotonic() - started < 30
+    with NbdRaw.opened(server.nbd_path, "disk") as client:
+        assert client.read(0, 7) == b"content"
+
+
+def test_transmission_has_none(server, path):
+    """A client that finished its handshake may be silent for as long as it likes."""
+    serve(server, path)
+    with NbdRaw.opened(server.nbd_path, "disk") as client:
+        time.sleep(12)
+        assert client.read(0, 7) == b"content"
+
+
+def test_silent_clients_do_not_keep_an_honest_one_out(server, path):
+    """More silent handshakes than pre-spawned negotiators."""
+    serve(server, path)
+    silent = [NbdRaw.unix(server.nbd_path) for _ in range(60)]
+    started = time.monotonic()
+    client = admitted(server)
+    assert client.read(0, 7) == b"content"
+    assert time.monotonic() - started < 5
+    for other in silent + [client]:
+        other.close()
+
+
+def test_connections_that_come_and_go_leave_nothing(server, path):
+    """500 of them, most of which break off at some point: descriptors and processes are back to where they were."""
+    serve(server, path)
+
+    def counted():
+        return len(process.descriptors(server.pid)), len(server.workers())
+
+    admitted(server).close()
+    wait_for(lambda: server.export_worker("exp-disk")["descriptors"]["clients"] == 0, "the client to be gone")
+    before = counted()
+    for number in range(500):
+        client = NbdRaw.unix(server.nbd_path)
+        try:
+            if number % 5 > 0:
+                client.hello()
+            if number % 5 == 2:
+                client.ask(OPT_ABORT)
+            if number % 5 == 3:
+                client.option(OPT_GO, b"", length=1000)
+            if number % 5 == 4:
+                client.go("disk")
+        finally:
+            client.close()
+    wait_for(lambda: counted() <= (before[0] + 4, before[1] + 4), "descriptors and workers to go away", 60)
+    assert server.export_worker("exp-disk")["descriptors"]["clients"] == 0
+
+
+def test_one_greedy_client_does_not_starve_another(server, path):
+    """A client with a hundred big reads in flight, and one with a single small one."""
+    serve(server, path)
+    with NbdRaw.opened(server.nbd_path, "disk") as greedy, NbdRaw.opened(server.nbd_path, "disk") as modest:
+        for _ in range(100):
+            greedy.request(CMD_READ, 0, 4 * MIB)
+        started = time.monotonic()
+        for _ in range(20):
+            assert modest.read(0, 7) == b"content"
+        assert time.monotonic() - started < 5

@@ -70,11 +70,16 @@ def test_killed_worker_under_fio_load(exports, tmp):
     wait_for(lambda: not process.alive(pid), "the worker to be gone")
 
 
-def test_the_event_and_the_log_say_why(exports):
-    pid = kill_worker(exports, "a", signal.SIGSEGV)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_events_and_log_say_why(exports, number):
+    """One event tells of the process, the standard one of the export."""
+    pid = kill_worker(exports, "a", number)
+    gone = exports.qmp.wait_event("__org.bulkhead_WORKER_GONE", pid=pid)["data"]
+    assert gone["role"] == "nbd-export" and gone["export"] == "a" and gone["signal"] == number
+    assert f"signal {number:d}" in gone["reason"]
+    assert "system-call" not in gone and "exit-status" not in gone
     exports.qmp.wait_event("BLOCK_EXPORT_DELETED", id="a")
-    wait_for(lambda: "signal 11" in exports.log_text() or "SIGSEGV" in exports.log_text(), "the log to tell the signal")
-    assert any(str(pid) in line and "'a'" in line for line in exports.log_text().splitlines())
+    assert any("'a'" in line and f"signal {number:d}" in line for line in exports.log_text().splitlines())
 
 
 def test_the_id_the_name_and_the_image_can_be_used_again(exports):

@@ -43,10 +43,11 @@ static const struct schema_type schema_on_off_auto =
     SCHEMA_TYPE_ENUM("OnOffAuto", on_off_auto_values, "Yes, no, or as it fits.");
 
 static const struct schema_member cache_members[] = {
-    SCHEMA_MEMBER_DEF(struct blockdev_cache_options, direct, "direct", schema_bool, "off",
-                      "Whether the host's page cache is bypassed (O_DIRECT)."),
-    SCHEMA_MEMBER_DEF(struct blockdev_cache_options, no_flush, "no-flush", schema_bool, "off",
-                      "Whether flush requests are ignored; data is lost if the host crashes."),
+    SCHEMA_MEMBER_HAS(struct blockdev_cache_options, direct, "direct", schema_bool,
+                      "Whether the host's page cache is bypassed (O_DIRECT); default off, or as the node above."),
+    SCHEMA_MEMBER_HAS(struct blockdev_cache_options, no_flush, "no-flush", schema_bool,
+                      "Whether flush requests are ignored and data is lost if the host crashes; default off, or as the "
+                      "node above."),
 };
 static const struct schema_type schema_cache_options =
     SCHEMA_TYPE_STRUCT(struct blockdev_cache_options, "BlockdevCacheOptions", cache_members, "Caching of a node.");
@@ -168,15 +169,17 @@ static const struct schema_member options_members[] = {
     SCHEMA_MEMBER(struct blockdev_options, driver, "driver", schema_blockdev_driver, "The driver."),
     SCHEMA_MEMBER_OPT(struct blockdev_options, node_name, "node-name", schema_str,
                       "The node's name; only a node that is made on the way may go without."),
-    SCHEMA_MEMBER_DEF(struct blockdev_options, discard, "discard", schema_discard, "ignore",
-                      "What discard requests do."),
+    SCHEMA_MEMBER_HAS(struct blockdev_options, discard, "discard", schema_discard,
+                      "What discard requests do; default ignore, and unmap for a node that is made on the way."),
     SCHEMA_MEMBER_DEF(struct blockdev_options, cache, "cache", schema_cache_options, "{}", "Caching."),
     SCHEMA_MEMBER_HAS(struct blockdev_options, read_only, "read-only", schema_bool,
-                      "Whether the node can only be read; default off, or as auto-read-only finds."),
-    SCHEMA_MEMBER_DEF(struct blockdev_options, auto_read_only, "auto-read-only", schema_bool, "off",
-                      "Whether the image is opened read-only as long as nobody writes, or where it must be."),
-    SCHEMA_MEMBER_DEF(struct blockdev_options, force_share, "force-share", schema_bool, "off",
-                      "Whether the image is opened though others write to it; needs read-only."),
+                      "Whether the node can only be read; default off, or as the node above."),
+    SCHEMA_MEMBER_HAS(struct blockdev_options, auto_read_only, "auto-read-only", schema_bool,
+                      "Whether an image that cannot be opened for writing is opened read-only; default off, or as the "
+                      "node above."),
+    SCHEMA_MEMBER_HAS(struct blockdev_options, force_share, "force-share", schema_bool,
+                      "Whether the image is opened though others write to it; needs read-only; default off, or as the "
+                      "node above."),
     SCHEMA_MEMBER_DEF(struct blockdev_options, detect_zeroes, "detect-zeroes", schema_detect_zeroes, "off",
                       "Must be off."),
 };

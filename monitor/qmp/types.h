@@ -167,8 +167,11 @@ enum blockdev_detect_zeroes { BLOCKDEV_DETECT_ZEROES_OFF, BLOCKDEV_DETECT_ZEROES
 enum blockdev_aio { BLOCKDEV_AIO_THREADS, BLOCKDEV_AIO_NATIVE, BLOCKDEV_AIO_IO_URING };
 enum on_off_auto { ON_OFF_AUTO_AUTO, ON_OFF_AUTO_ON, ON_OFF_AUTO_OFF };
 
+/* Members with has_ are false (ignore) when absent; a node that is made on the way then takes its parent's. */
 struct blockdev_cache_options {
+    bool has_direct;
     bool direct;
+    bool has_no_flush;
     bool no_flush;
 };
 
@@ -254,11 +257,14 @@ struct blockdev_options_blkdebug {
 struct blockdev_options {
     enum blockdev_driver driver;
     const char *node_name; /* NULL: one is made up */
+    bool has_discard;
     enum blockdev_discard discard;
     struct blockdev_cache_options cache;
     bool has_read_only;
-    bool read_only; /* default false */
+    bool read_only;
+    bool has_auto_read_only;
     bool auto_read_only;
+    bool has_force_share;
     bool force_share;
     enum blockdev_detect_zeroes detect_zeroes;
     union {

@@ -345,10 +345,8 @@ static void test_unions_and_alternates_are_encoded(void **state)
 
     assert_encodes(
         &schema_blockdev_options, &node,
-        "{\"driver\":\"raw\",\"node-name\":\"n\",\"discard\":\"ignore\",\"cache\":{\"direct\":false,"
-        "\"no-flush\":false},\"auto-read-only\":false,\"force-share\":false,\"detect-zeroes\":\"off\","
-        "\"file\":{\"driver\":\"null-co\",\"discard\":\"ignore\",\"cache\":{\"direct\":false,\"no-flush\":false},"
-        "\"auto-read-only\":false,\"force-share\":false,\"detect-zeroes\":\"off\",\"size\":5,\"latency-ns\":0,"
+        "{\"driver\":\"raw\",\"node-name\":\"n\",\"cache\":{},\"detect-zeroes\":\"off\","
+        "\"file\":{\"driver\":\"null-co\",\"cache\":{},\"detect-zeroes\":\"off\",\"size\":5,\"latency-ns\":0,"
         "\"read-zeroes\":false},\"offset\":0}");
 }
 

@@ -71,10 +71,7 @@ static void negotiator_drain(struct worker *worker)
 }
 
 static const struct worker_message messages[] = {
-    { .type = IPC_NEGOTIATE,
-      .len_bytes = sizeof(struct ipc_negotiate),
-      .fd_count = 2,
-      .handle = negotiator_negotiate },
+    { .type = IPC_NEGOTIATE, .handle = negotiator_negotiate },
 };
 
 int main(int argc, char **argv)

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The commands of the transmission phase (NBD proto.md, "Request types"), one row each. A handler gets a request that
+ * has passed nbd_request_check(), for a client that may take one more slot.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <sys/uio.h>
+
+#include "nbd-worker/export/export.h"
+
+#define PROBE_STRIDE_BYTES (128u << 10) /* the page cache fills by readahead windows of at least this */
+
+static void refuse_no_memory(struct nbd_client *client, const struct nbd_request *request)
+{
+    nbd_output_reply(client, request, NBD_ENOMEM, "the server is out of memory");
+}
+
+/* A slot with a buffer of len_bytes, submitted at once. */
+static enum nbd_outcome submit(struct nbd_client *client, const struct nbd_request *request, size_t len_bytes,
+                               unsigned flags)
+{
+    struct nbd_slot *slot;
+
+    if (!nbd_slot_admits(client, len_bytes))
+        return NBD_STALLED;
+    slot = nbd_slot_new(client, request, len_bytes);
+    if (slot == NULL)
+        refuse_no_memory(client, request);
+    else
+        nbd_slot_submit(slot, flags);
+    return NBD_TAKEN;
+}
+
+/* Try a read or write on memory that is only there now. 0, -errno, or -EAGAIN: it needs a slot. */
+static int submit_inline(struct nbd_client *client, const struct nbd_request *request, const void *data)
+{
+    struct nbd_thread *thread = client->thread;
+    struct block_request *req = &thread->inline_request;
+    int rc;
+
+    thread->inline_iov = (struct iovec){ (void *)(uintptr_t)data, (size_t)request->len_bytes };
+    req->op = request->command->op;
+    req->flags = BLOCK_REQ_INLINE_ONLY;
+    req->offset = request->offset;
+    req->len_bytes = request->len_bytes;
+    req->iov = &thread->inline_iov;
+    req->iov_count = 1;
+    rc = block_submit(thread->export->root, thread->queue, req);
+    assert(rc != BLOCK_PENDING);
+    if (rc == -EAGAIN)
+        return rc;
+    nbd_thread_count(thread, req->op, rc < 0 ? 0 : request->len_bytes, rc < 0);
+    if (rc < 0)
+        thread->export->io_error(thread->export, req, request, rc);
+    return rc;
+}
+
+/* ---- READ ---- */
+
+static size_t put_read_head(const struct nbd_client *client, const struct nbd_request *request, uint16_t flags,
+                            uint8_t *to)
+{
+    if (!client->limits.structured_reply)
+        return nbd_put_simple(to, request->cookie, 0);
+    return nbd_put_data_head(to, request->cookie, flags, request->offset, (uint32_t)request->len_bytes);
+}
+
+static size_t read_head_bytes(const struct nbd_client *client)
+{
+    return client->limits.structured_reply ? sizeof(struct nbd_chunk_data) : sizeof(struct nbd_simple_reply);
+}
+
+/*
+ * Whether the range is in the page cache, as far as a look at each readahead window tells: sendfile would block the
+ * thread on what is not. A file system that has no non-blocking reads keeps its data in memory.
+ */
+static bool is_cached(int fd, uint64_t offset, uint64_t len_bytes)
+{
+    for (uint64_t at = 0; at < len_bytes; at += PROBE_STRIDE_BYTES) {
+        uint64_t last = MIN(at + PROBE_STRIDE_BYTES, len_bytes) - 1;
+        char byte;
+        struct iovec iov = { &byte, 1 };
+
+        if (preadv2(fd, &iov, 1, (off_t)(offset + last), RWF_NOWAIT) != 1)
+            return errno == EOPNOTSUPP;
+    }
+    return true;
+}
+
+/* From the page cache to the socket. False: not possible or not wise, nothing has happened. */
+static bool read_by_sendfile(struct nbd_client *client, const struct nbd_request *request)
+{
+    struct nbd_thread *thread = client->thread;
+    uint64_t file_offset;
+    struct nbd_slot *slot;
+    int fd;
+
+    if (request->len_bytes < NBD_SENDFILE_MIN_BYTES ||
+        !block_node_map(thread->export->root, request->offset, request->len_bytes, &fd, &file_offset) ||
+        !is_cached(fd, file_offset, request->len_bytes))
+        return false;
+    slot = nbd_slot_new(client, request, 0);
+    if (slot == NULL)
+        return false;
+    slot->req.op = BLOCK_OP_READ;
+    slot->head_bytes = put_read_head(client, request, 0, slot->head);
+    slot->body_bytes = (size_t)request->len_bytes;
+    slot->file_fd = fd;
+    slot->file_offset = file_offset;
+    /* A content chunk that may still fail must not be the last one. */
+    if (client->limits.structured_reply)
+        slot->tail_bytes = nbd_put_none(slot->tail, request->cookie);
+    nbd_thread_count(thread, BLOCK_OP_READ, request->len_bytes, false);
+    nbd_output_flush(client);
+    nbd_output_queue(slot);
+    nbd_output_flush(client);
+    return true;
+}
+
+static enum nbd_outcome handle_read(struct nbd_client *client, const struct nbd_request *request,
+                                    struct cursor *payload)
+{
+    size_t head_bytes = read_head_bytes(client);
+    size_t len_bytes = (size_t)request->len_bytes;
+    uint8_t *to = NULL;
+    int rc;
+
+    if (len_bytes == 0) {
+        nbd_output_reply(client, request, 0, NULL);
+        return NBD_TAKEN;
+    }
+    if (read_by_sendfile(client, request))
+        return NBD_TAKEN;
+    if (head_bytes + len_bytes <= NBD_SEND_BYTES - NBD_SEND_NOW_BYTES)
+        to = nbd_output_reserve(client, head_bytes + len_bytes);
+    if (to == NULL)
+        return submit(client, request, len_bytes, 0);
+    rc = submit_inline(client, request, to + head_bytes);
+    if (rc == 0) {
+        put_read_head(client, request, NBD_REPLY_FLAG_DONE, to);
+        nbd_output_commit(client, head_bytes + len_bytes);
+    } else if (rc == -EAGAIN) {
+        return submit(client, request, len_bytes, BLOCK_REQ_NO_INLINE);
+    } else {
+        nbd_output_reply(client, request, nbd_error_of(rc), nbd_error_text(rc));
+    }
+    return NBD_TAKEN;
+}
+
+/* ---- WRITE ---- */
+
+/* The payload moves to a slot; if it has not arrived in full, the client goes on receiving into it. */
+static enum nbd_outcome write_from_slot(struct nbd_client *client, const struct nbd_request *request,
+                                        struct cursor *payload, unsigned flags)
+{
+    size_t len_bytes = (size_t)request->len_bytes;
+    size_t have_bytes = MIN(len_bytes, payload->left_bytes);
+    struct nbd_slot *slot;
+
+    if (!nbd_slot_admits(client, len_bytes))
+        return NBD_STALLED;
+    slot = nbd_slot_new(client, request, len_bytes);
+    if (slot == NULL) {
+        client->skip_bytes = len_bytes;
+        client->skip_request = *request;
+        client->skip_error = NBD_ENOMEM;
+        client->skip_text = "the server is out of memory";
+        return NBD_TAKEN;
+    }
+    memcpy(slot->buffer->data, cursor_bytes(payload, have_bytes), have_bytes);
+    slot->received_bytes = have_bytes;
+    if (have_bytes < len_bytes)
+        client->receiving = slot;
+    else
+        nbd_slot_submit(slot, nbd_request_fua(client, request) | flags);
+    return NBD_TAKEN;
+}
+
+static enum nbd_outcome handle_write(struct nbd_client *client, const struct nbd_request *request,
+                                     struct cursor *payload)
+{
+    size_t len_bytes = (size_t)request->len_bytes;
+    int rc;
+
+    if (len_bytes == 0) {
+        nbd_output_reply(client, request, 0, NULL);
+        return NBD_TAKEN;
+    }
+    if (payload->left_bytes < len_bytes || nbd_request_fua(client, request) != 0)
+        return write_from_slot(client, request, payload, 0);
+    rc = submit_inline(client, request, payload->next);
+    if (rc == -EAGAIN)
+        return write_from_slot(client, request, payload, BLOCK_REQ_NO_INLINE);
+    cursor_bytes(payload, len_bytes);
+    nbd_output_reply(client, request, rc < 0 ? nbd_error_of(rc) : 0, rc < 0 ? nbd_error_text(rc) : NULL);
+    return NBD_TAKEN;
+}
+
+/* ---- The others ---- */
+
+static enum nbd_outcome handle_flush(struct nbd_client *client, const struct nbd_request *request,
+                                     struct cursor *payload)
+{
+    return submit(client, request, 0, 0);
+}
+
+static bool is_empty(struct nbd_client *client, const struct nbd_request *request)
+{
+    if (request->len_bytes == 0)
+        nbd_output_reply(client, request, 0, NULL);
+    return request->len_bytes == 0;
+}
+
+static enum nbd_outcome handle_trim(struct nbd_client *client, const struct nbd_request *request,
+                                    struct cursor *payload)
+{
+    return is_empty(client, request) ? NBD_TAKEN : submit(client, request, 0, nbd_request_fua(client, request));
+}
+
+static enum nbd_outcome handle_cache(struct nbd_client *client, const struct nbd_request *request,
+                                     struct cursor *payload)
+{
+    return is_empty(client, request) ? NBD_TAKEN : submit(client, request, 0, 0);
+}
+
+static enum nbd_outcome handle_write_zeroes(struct nbd_client *client, const struct nbd_request *request,
+                                            struct cursor *payload)
+{
+    unsigned flags = nbd_request_fua(client, request);
+
+    if ((request->flags & NBD_CMD_FLAG_NO_HOLE) == 0)
+        flags |= BLOCK_REQ_MAY_UNMAP;
+    if ((request->flags & NBD_CMD_FLAG_FAST_ZERO) != 0)
+        flags |= BLOCK_REQ_NO_FALLBACK;
+    return is_empty(client, request) ? NBD_TAKEN : submit(client, request, 0, flags);
+}
+
+static enum nbd_outcome handle_block_status(struct nbd_client *client, const struct nbd_request *request,
+                                            struct cursor *payload)
+{
+    return submit(client, request, NBD_EXTENTS_MAX * sizeof(struct block_extent), 0);
+}
+
+static enum nbd_outcome handle_disc(struct nbd_client *client, const struct nbd_request *request,
+                                    struct cursor *payload)
+{
+    nbd_client_close(client, true, "the client sent NBD_CMD_DISC");
+    return NBD_TAKEN;
+}
+
+const struct nbd_command nbd_commands[NBD_CMD_MAX] = {
+    [NBD_CMD_READ] = { "NBD_CMD_READ", BLOCK_OP_READ, .flags = NBD_CMD_FLAG_DF, .carries_payload = true,
+                       .beyond_end = NBD_EINVAL, .handle = handle_read },
+    [NBD_CMD_WRITE] = { "NBD_CMD_WRITE", BLOCK_OP_WRITE, .has_payload = true, .carries_payload = true, .writes = true,
+                        .beyond_end = NBD_ENOSPC, .handle = handle_write },
+    [NBD_CMD_DISC] = { "NBD_CMD_DISC", BLOCK_OP_MAX, .unchecked = true, .handle = handle_disc },
+    [NBD_CMD_FLUSH] = { "NBD_CMD_FLUSH", BLOCK_OP_FLUSH, .no_range = true, .handle = handle_flush },
+    [NBD_CMD_TRIM] = { "NBD_CMD_TRIM", BLOCK_OP_DISCARD, .writes = true, .beyond_end = NBD_EINVAL,
+                       .handle = handle_trim },
+    [NBD_CMD_CACHE] = { "NBD_CMD_CACHE", BLOCK_OP_CACHE, .beyond_end = NBD_EINVAL, .handle = handle_cache },
+    [NBD_CMD_WRITE_ZEROES] = { "NBD_CMD_WRITE_ZEROES", BLOCK_OP_WRITE_ZEROES,
+                               .flags = NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, .writes = true,
+                               .beyond_end = NBD_ENOSPC, .handle = handle_write_zeroes },
+    [NBD_CMD_BLOCK_STATUS] = { "NBD_CMD_BLOCK_STATUS", BLOCK_OP_STATUS, .flags = NBD_CMD_FLAG_REQ_ONE,
+                               .beyond_end = NBD_EINVAL, .handle = handle_block_status },
+};

@@ -1,0 +1,1114 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The transmission phase as a client sees it, over a socketpair and on a block layer that does what a test tells it:
+ * each command, each rule with the twin that breaks it, and what a client can use up.
+ */
+#include "tests/unit/unit.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "nbd-worker/export/export.h"
+#include "tests/unit/fake_block.h"
+
+#define SIZE      (64ull << 20)
+#define REPLY_MAX (48u << 20)
+#define TURNS     64
+
+struct peer {
+    int fd;
+    uint64_t id;
+    uint8_t *got;
+    size_t got_bytes;
+    struct cursor at;
+};
+
+struct fixture {
+    struct nbd_export export;
+    struct worker_page page;
+    struct io_loop *loop;
+    struct peer peers[2];
+    bool gone[2];
+    bool gone_in_order[2];
+    char reason[2][128];
+    bool drained;
+    unsigned io_errors;
+    int io_error;
+};
+
+static struct fixture *fx;
+
+static void on_gone(struct nbd_export *export, uint64_t client_id, bool in_order, const char *text)
+{
+    fx->gone[client_id] = true;
+    fx->gone_in_order[client_id] = in_order;
+    strncpy(fx->reason[client_id], text, sizeof(fx->reason[0]) - 1);
+}
+
+static void on_io_error(struct nbd_export *export, const struct block_request *req, const struct nbd_request *request,
+                        int code)
+{
+    fx->io_errors++;
+    fx->io_error = code;
+}
+
+static void on_drained(struct nbd_export *export)
+{
+    fx->drained = true;
+}
+
+/* Let the loop have a few turns; then everything that can happen without the peer has happened. */
+static void turns(void)
+{
+    for (unsigned i = 0; i < TURNS; i++) {
+        io_loop_stop(fx->loop);
+        io_loop_run(fx->loop);
+    }
+}
+
+static int setup(void **state)
+{
+    fx = calloc(1, sizeof(*fx));
+    fake = (struct fake_block){ .size_bytes = SIZE, .map_fd = -1 };
+    fake.data = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(fake.data, MAP_FAILED);
+    fx->loop = io_loop_new(NULL);
+    fx->export = (struct nbd_export){
+        .info = { .size_bytes = SIZE, .min_block_bytes = 1, .preferred_block_bytes = 4096, .fast_zero = true },
+        .page = &fx->page,
+        .control_loop = fx->loop,
+        .client_gone = on_gone,
+        .io_error = on_io_error,
+        .drained = on_drained,
+    };
+    assert_int_equal(nbd_export_init(&fx->export, 1), 0);
+    nbd_export_set_thread(&fx->export, 0, fx->loop, NULL);
+    for (unsigned i = 0; i < ARRAY_SIZE(fx->peers); i++)
+        fx->peers[i] = (struct peer){ .fd = -1, .id = i };
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    while (fake.pending_count > 0)
+        fake_complete(0);
+    for (unsigned i = 0; i < ARRAY_SIZE(fx->peers); i++) {
+        close_fd(&fx->peers[i].fd);
+        free(fx->peers[i].got);
+    }
+    turns();
+    nbd_export_drain(&fx->export);
+    turns();
+    assert_true(fx->drained);
+    assert_int_equal(fx->page.clients, 0);
+    assert_int_equal(fx->page.fds_clients, 0);
+    nbd_export_done(&fx->export);
+    io_loop_free(fx->loop);
+    munmap(fake.data, SIZE);
+    free(fx);
+    return 0;
+}
+
+/* ---- A peer ---- */
+
+static struct peer *peer_join(unsigned id, uint32_t flags, uint32_t contexts)
+{
+    struct ipc_nbd_negotiated negotiated = { .client_id = id, .export_serial = 1, .flags = flags, .contexts = contexts };
+    struct peer *peer = &fx->peers[id];
+    int pair[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+    peer->fd = pair[0];
+    peer->got = malloc(REPLY_MAX);
+    peer->at = cursor_init(peer->got, 0);
+    assert_int_equal(nbd_export_add_client(&fx->export, &pair[1], &negotiated, NULL), 0);
+    assert_int_equal(pair[1], -1);
+    return peer;
+}
+
+static struct peer *simple_peer(void)
+{
+    return peer_join(0, 0, 0);
+}
+
+static struct peer *structured_peer(void)
+{
+    return peer_join(0, IPC_NBD_STRUCTURED_REPLY, IPC_NBD_CONTEXT_BASE_ALLOCATION);
+}
+
+static void peer_pull(struct peer *peer)
+{
+    for (;;) {
+        ssize_t n = recv(peer->fd, peer->got + peer->got_bytes, REPLY_MAX - peer->got_bytes, MSG_DONTWAIT);
+
+        if (n <= 0)
+            return;
+        peer->got_bytes += (size_t)n;
+        peer->at.left_bytes += (size_t)n;
+    }
+}
+
+/* Move bytes both ways until nothing moves any more. */
+static void settle_all(struct peer *peer)
+{
+    size_t before;
+
+    do {
+        before = peer->got_bytes;
+        turns();
+        peer_pull(peer);
+    } while (peer->got_bytes > before);
+}
+
+static void peer_send(struct peer *peer, const void *data, size_t len_bytes)
+{
+    const uint8_t *p = data;
+
+    while (len_bytes > 0) {
+        ssize_t n = send(peer->fd, p, len_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (n < 0) {
+            assert_int_equal(errno, EAGAIN);
+            turns();
+            continue;
+        }
+        p += n;
+        len_bytes -= (size_t)n;
+    }
+}
+
+static struct nbd_request_header header(uint16_t type, uint16_t flags, uint64_t cookie, uint64_t offset, uint32_t len)
+{
+    return (struct nbd_request_header){ htobe32(NBD_REQUEST_MAGIC), htobe16(flags), htobe16(type), htobe64(cookie),
+                                        htobe64(offset), htobe32(len) };
+}
+
+static void request(struct peer *peer, uint16_t type, uint16_t flags, uint64_t cookie, uint64_t offset, uint32_t len)
+{
+    struct nbd_request_header h = header(type, flags, cookie, offset, len);
+
+    peer_send(peer, &h, sizeof(h));
+}
+
+/* The next reply, simple: its error. */
+static uint32_t get_simple(struct peer *peer, uint64_t cookie)
+{
+    uint32_t error;
+
+    assert_int_equal(cursor_be32(&peer->at), NBD_SIMPLE_REPLY_MAGIC);
+    error = cursor_be32(&peer->at);
+    assert_true(cursor_be64(&peer->at) == cookie);
+    assert_false(peer->at.failed);
+    return error;
+}
+
+/* The next chunk; its payload is left in *ret_payload. */
+static uint16_t get_chunk(struct peer *peer, uint64_t cookie, bool done, struct cursor *ret_payload)
+{
+    uint16_t type;
+    uint32_t len_bytes;
+
+    assert_int_equal(cursor_be32(&peer->at), NBD_STRUCTURED_REPLY_MAGIC);
+    assert_int_equal(cursor_be16(&peer->at), done ? NBD_REPLY_FLAG_DONE : 0);
+    type = cursor_be16(&peer->at);
+    assert_true(cursor_be64(&peer->at) == cookie);
+    len_bytes = cursor_be32(&peer->at);
+    *ret_payload = cursor_init(cursor_bytes(&peer->at, len_bytes), len_bytes);
+    assert_false(peer->at.failed);
+    return type;
+}
+
+static void assert_data(struct cursor *c, uint64_t offset, size_t len_bytes)
+{
+    const void *p = cursor_bytes(c, len_bytes);
+
+    assert_non_null(p);
+    assert_memory_equal(p, fake.data + offset, len_bytes);
+}
+
+static void assert_nothing_left(struct peer *peer)
+{
+    settle_all(peer);
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void assert_simple(struct peer *peer, uint64_t cookie, uint32_t error)
+{
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, cookie), error);
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void assert_error_chunk(struct peer *peer, uint64_t cookie, uint32_t error)
+{
+    struct cursor payload;
+    uint16_t text_len;
+
+    settle_all(peer);
+    assert_int_equal(get_chunk(peer, cookie, true, &payload), NBD_REPLY_TYPE_ERROR);
+    assert_int_equal(cursor_be32(&payload), error);
+    text_len = cursor_be16(&payload);
+    assert_true(text_len > 0);
+    cursor_bytes(&payload, text_len);
+    assert_true(cursor_at_end(&payload));
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void fill(uint64_t offset, size_t len_bytes)
+{
+    for (size_t i = 0; i < len_bytes; i++)
+        fake.data[offset + i] = (uint8_t)(offset + i * 7 + (i >> 8));
+}
+
+/* ---- READ ---- */
+
+static void test_read_simple(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fill(8192, 4096);
+    request(peer, NBD_CMD_READ, 0, 0x1122334455667788, 8192, 4096);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 0x1122334455667788), 0);
+    assert_data(&peer->at, 8192, 4096);
+    assert_true(cursor_at_end(&peer->at));
+    assert_int_equal(fx->page.ops[BLOCK_OP_READ], 1);
+    assert_int_equal(fx->page.bytes[BLOCK_OP_READ], 4096);
+}
+
+static void test_read_structured(void **state)
+{
+    struct peer *peer = structured_peer();
+    struct cursor payload;
+
+    fill(100, 50);
+    request(peer, NBD_CMD_READ, NBD_CMD_FLAG_DF, 5, 100, 50);
+    settle_all(peer);
+    assert_int_equal(get_chunk(peer, 5, true, &payload), NBD_REPLY_TYPE_OFFSET_DATA);
+    assert_true(cursor_be64(&payload) == 100);
+    assert_data(&payload, 100, 50);
+    assert_true(cursor_at_end(&payload));
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void test_many_reads_in_one_go(void **state)
+{
+    struct nbd_request_header h[200];
+    struct peer *peer = simple_peer();
+
+    fill(0, 200 * 4096);
+    for (unsigned i = 0; i < 200; i++)
+        h[i] = header(NBD_CMD_READ, 0, i, i * 4096, 4096);
+    peer_send(peer, h, sizeof(h));
+    settle_all(peer);
+    for (unsigned i = 0; i < 200; i++) {
+        assert_int_equal(get_simple(peer, i), 0);
+        assert_data(&peer->at, i * 4096, 4096);
+    }
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void test_pending_reads_are_answered_in_the_order_of_completion(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.pend = true;
+    fill(0, 8192);
+    request(peer, NBD_CMD_READ, 0, 1, 0, 4096);
+    request(peer, NBD_CMD_READ, 0, 2, 4096, 4096);
+    assert_nothing_left(peer);
+    assert_int_equal(fake.pending_count, 2);
+    assert_int_equal(fake.pending[0]->flags, BLOCK_REQ_NO_INLINE);
+    assert_int_equal((uintptr_t)fake.pending[0]->iov[0].iov_base % 4096, 0);
+    fake_complete(1);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 2), 0);
+    assert_data(&peer->at, 4096, 4096);
+    fake_complete(0);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 1), 0);
+    assert_data(&peer->at, 0, 4096);
+}
+
+static void test_read_of_32_mib(void **state)
+{
+    struct peer *peer = structured_peer();
+    struct cursor payload;
+
+    fill(4096, NBD_MAX_PAYLOAD);
+    request(peer, NBD_CMD_READ, 0, 9, 4096, NBD_MAX_PAYLOAD);
+    settle_all(peer);
+    assert_int_equal(get_chunk(peer, 9, true, &payload), NBD_REPLY_TYPE_OFFSET_DATA);
+    assert_true(cursor_be64(&payload) == 4096);
+    assert_data(&payload, 4096, NBD_MAX_PAYLOAD);
+}
+
+static void test_errors_read_too_large(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    request(peer, NBD_CMD_READ, 0, 9, 0, NBD_MAX_PAYLOAD + 1);
+    assert_simple(peer, 9, NBD_EINVAL);
+}
+
+static void test_errors_structured_read_too_large(void **state)
+{
+    struct peer *peer = structured_peer();
+
+    request(peer, NBD_CMD_READ, 0, 9, 0, NBD_MAX_PAYLOAD + 1);
+    assert_error_chunk(peer, 9, NBD_EOVERFLOW);
+}
+
+static void test_errors_read_beyond_the_end(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    request(peer, NBD_CMD_READ, 0, 1, SIZE - 4095, 4096);
+    assert_simple(peer, 1, NBD_EINVAL);
+    request(peer, NBD_CMD_READ, 0, 2, UINT64_MAX, 4096);
+    assert_simple(peer, 2, NBD_EINVAL);
+    request(peer, NBD_CMD_READ, 0, 3, SIZE - 4096, 4096);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 3), 0);
+}
+
+static void test_errors_df_without_structured_replies(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    request(peer, NBD_CMD_READ, NBD_CMD_FLAG_DF, 1, 0, 512);
+    assert_simple(peer, 1, NBD_EINVAL);
+}
+
+static void test_read_of_nothing(void **state)
+{
+    struct peer *peer = structured_peer();
+    struct cursor payload;
+
+    request(peer, NBD_CMD_READ, 0, 1, 0, 0);
+    settle_all(peer);
+    assert_int_equal(get_chunk(peer, 1, true, &payload), NBD_REPLY_TYPE_NONE);
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void test_read_error(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.error = -EIO;
+    request(peer, NBD_CMD_READ, 0, 1, 0, 4096);
+    assert_simple(peer, 1, NBD_EIO);
+    fake.pend = true;
+    request(peer, NBD_CMD_READ, 0, 2, 0, 4096);
+    turns();
+    fake_complete(0);
+    assert_simple(peer, 2, NBD_EIO);
+    assert_int_equal(fx->io_errors, 2);
+    assert_int_equal(fx->io_error, -EIO);
+    assert_int_equal(fx->page.errors[BLOCK_OP_READ], 2);
+    fake.error = 0;
+    fake.pend = false;
+    request(peer, NBD_CMD_READ, 0, 3, 0, 4096);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 3), 0);
+}
+
+static void test_structured_read_error(void **state)
+{
+    struct peer *peer = structured_peer();
+
+    fake.error = -EREMOTEIO;
+    request(peer, NBD_CMD_READ, 0, 1, 0, 4096);
+    assert_error_chunk(peer, 1, NBD_EIO);
+}
+
+/* ---- Large reads from the page cache ---- */
+
+static void map_image(uint64_t offset, size_t len_bytes)
+{
+    fake.map_fd = memfd_create("image", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(fake.map_fd, SIZE), 0);
+    fill(offset, len_bytes);
+    assert_int_equal(pwrite(fake.map_fd, fake.data + offset, len_bytes, (off_t)offset), len_bytes);
+}
+
+static void test_large_read_by_sendfile(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    map_image(4096, 8 << 20);
+    request(peer, NBD_CMD_READ, 0, 1, 4096, 8 << 20);
+    request(peer, NBD_CMD_READ, 0, 2, 4096, 100);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 1), 0);
+    assert_data(&peer->at, 4096, 8 << 20);
+    assert_int_equal(get_simple(peer, 2), 0);
+    assert_data(&peer->at, 4096, 100);
+    assert_int_equal(fake.log_count, 1);
+    close_fd(&fake.map_fd);
+}
+
+static void test_large_structured_read_by_sendfile(void **state)
+{
+    struct peer *peer = structured_peer();
+    struct cursor payload;
+
+    map_image(0, 1 << 20);
+    request(peer, NBD_CMD_READ, 0, 1, 0, 1 << 20);
+    settle_all(peer);
+    assert_int_equal(get_chunk(peer, 1, false, &payload), NBD_REPLY_TYPE_OFFSET_DATA);
+    assert_true(cursor_be64(&payload) == 0);
+    assert_data(&payload, 0, 1 << 20);
+    assert_int_equal(get_chunk(peer, 1, true, &payload), NBD_REPLY_TYPE_NONE);
+    assert_true(cursor_at_end(&peer->at));
+    close_fd(&fake.map_fd);
+}
+
+/* The image loses its end while a read of it is on its way to a client that does not hurry. */
+static struct peer *read_of_a_shrinking_image(struct peer *peer)
+{
+    map_image(0, 4 << 20);
+    request(peer, NBD_CMD_READ, 0, 1, 0, 4 << 20);
+    turns();
+    assert_int_equal(ftruncate(fake.map_fd, 1 << 20), 0);
+    settle_all(peer);
+    close_fd(&fake.map_fd);
+    return peer;
+}
+
+static void test_errors_large_structured_read_of_a_shrinking_image(void **state)
+{
+    struct peer *peer = read_of_a_shrinking_image(structured_peer());
+    struct cursor payload;
+
+    assert_int_equal(get_chunk(peer, 1, false, &payload), NBD_REPLY_TYPE_OFFSET_DATA);
+    assert_int_equal(payload.left_bytes, (4 << 20) + 8);
+    assert_error_chunk(peer, 1, NBD_EIO);
+    assert_false(fx->gone[0]);
+    assert_int_equal(fx->io_errors, 1);
+}
+
+static void test_errors_large_simple_read_of_a_shrinking_image(void **state)
+{
+    read_of_a_shrinking_image(simple_peer());
+    assert_true(fx->gone[0]);
+    assert_false(fx->gone_in_order[0]);
+    assert_int_equal(fx->io_errors, 1);
+}
+
+/* ---- WRITE ---- */
+
+static uint8_t payload_bytes[NBD_MAX_PAYLOAD];
+
+static void write_request(struct peer *peer, uint16_t flags, uint64_t cookie, uint64_t offset, uint32_t len)
+{
+    for (uint32_t i = 0; i < len; i++)
+        payload_bytes[i] = (uint8_t)(i * 3 + cookie);
+    request(peer, NBD_CMD_WRITE, flags, cookie, offset, len);
+    peer_send(peer, payload_bytes, len);
+}
+
+static void test_write_from_the_receive_buffer(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    write_request(peer, 0, 1, 512, 4096);
+    assert_simple(peer, 1, 0);
+    assert_memory_equal(fake.data + 512, payload_bytes, 4096);
+    assert_int_equal(fake.inline_attempts, 1);
+    assert_int_equal(fake.log_count, 1);
+}
+
+static void test_write_that_arrives_in_pieces(void **state)
+{
+    struct nbd_request_header h = header(NBD_CMD_WRITE, 0, 1, 0, 6000);
+    struct peer *peer = simple_peer();
+
+    peer_send(peer, &h, 10);
+    turns();
+    peer_send(peer, (uint8_t *)&h + 10, sizeof(h) - 10);
+    turns();
+    for (unsigned i = 0; i < 6000; i++)
+        payload_bytes[i] = (uint8_t)i;
+    for (unsigned i = 0; i < 6; i++) {
+        assert_nothing_left(peer);
+        peer_send(peer, payload_bytes + i * 1000, 1000);
+    }
+    assert_simple(peer, 1, 0);
+    assert_memory_equal(fake.data, payload_bytes, 6000);
+}
+
+static void test_pending_write_keeps_its_payload(void **state)
+{
+    struct peer *peer = simple_peer();
+    uint8_t first[4096];
+
+    fake.pend = true;
+    write_request(peer, 0, 1, 0, 4096);
+    turns();
+    memcpy(first, payload_bytes, sizeof(first));
+    write_request(peer, 0, 2, 4096, 4096);
+    turns();
+    assert_int_equal(fake.pending_count, 2);
+    fake_complete(0);
+    fake_complete(0);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 1), 0);
+    assert_int_equal(get_simple(peer, 2), 0);
+    assert_memory_equal(fake.data, first, 4096);
+    assert_memory_equal(fake.data + 4096, payload_bytes, 4096);
+}
+
+static void test_write_of_32_mib(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    write_request(peer, 0, 1, 0, NBD_MAX_PAYLOAD);
+    assert_simple(peer, 1, 0);
+    assert_memory_equal(fake.data, payload_bytes, NBD_MAX_PAYLOAD);
+}
+
+static void test_fua_goes_down(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    write_request(peer, NBD_CMD_FLAG_FUA, 1, 0, 512);
+    assert_simple(peer, 1, 0);
+    assert_int_equal(fake.log[0].flags, BLOCK_REQ_FUA);
+    request(peer, NBD_CMD_TRIM, NBD_CMD_FLAG_FUA, 2, 0, 512);
+    assert_simple(peer, 2, 0);
+    assert_int_equal(fake.log[1].flags, BLOCK_REQ_FUA);
+    write_request(peer, 0, 3, 0, 512);
+    assert_simple(peer, 3, 0);
+    assert_int_equal(fake.log[2].flags, BLOCK_REQ_INLINE_ONLY);
+}
+
+static void test_writethrough_makes_writes_fua(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fx->export.writethrough = true;
+    write_request(peer, 0, 1, 0, 512);
+    assert_simple(peer, 1, 0);
+    assert_int_equal(fake.log[0].flags, BLOCK_REQ_FUA);
+    request(peer, NBD_CMD_READ, 0, 2, 0, 1);
+    settle_all(peer);
+    assert_int_equal(fake.log[1].flags, BLOCK_REQ_INLINE_ONLY);
+}
+
+static void test_full_disk(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.error = -ENOSPC;
+    write_request(peer, 0, 1, 0, 4096);
+    assert_simple(peer, 1, NBD_ENOSPC);
+    fake.error = 0;
+    write_request(peer, 0, 2, 0, 4096);
+    assert_simple(peer, 2, 0);
+}
+
+/* The payload of a refused write passes by; the next request is understood. */
+static void assert_write_refused(struct peer *peer, uint64_t offset, uint32_t len, uint16_t flags, uint32_t error)
+{
+    request(peer, NBD_CMD_WRITE, flags, 1, offset, len);
+    for (uint32_t left = len; left > 0; left -= MIN(left, sizeof(payload_bytes)))
+        peer_send(peer, payload_bytes, MIN(left, sizeof(payload_bytes)));
+    request(peer, NBD_CMD_FLUSH, 0, 2, 0, 0);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 1), error);
+    assert_int_equal(get_simple(peer, 2), 0);
+    assert_int_equal(fake.log_count, 1);
+    fake.log_count = 0;
+}
+
+static void test_errors_write(void **state)
+{
+    struct peer *peer;
+
+    fx->export.read_only = false;
+    peer = simple_peer();
+    assert_write_refused(peer, SIZE - 4095, 4096, 0, NBD_ENOSPC);
+    assert_write_refused(peer, 0, NBD_MAX_PAYLOAD + 4096, 0, NBD_EINVAL);
+    assert_write_refused(peer, 0, 4096, NBD_CMD_FLAG_REQ_ONE, NBD_EINVAL);
+    assert_write_refused(peer, 0, 4096, 1u << 15, NBD_EINVAL);
+}
+
+static void test_errors_write_to_read_only_export(void **state)
+{
+    struct peer *peer;
+
+    fx->export.read_only = true;
+    peer = simple_peer();
+    assert_write_refused(peer, 0, 4096, 0, NBD_EPERM);
+    request(peer, NBD_CMD_TRIM, 0, 3, 0, 4096);
+    assert_simple(peer, 3, NBD_EPERM);
+    request(peer, NBD_CMD_WRITE_ZEROES, 0, 4, 0, 4096);
+    assert_simple(peer, 4, NBD_EPERM);
+}
+
+/* ---- The other commands ---- */
+
+static void test_flush(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    request(peer, NBD_CMD_FLUSH, 0, 1, 0, 0);
+    assert_simple(peer, 1, 0);
+    assert_int_equal(fake.log[0].op, BLOCK_OP_FLUSH);
+}
+
+static void test_errors_flush_with_range(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    request(peer, NBD_CMD_FLUSH, 0, 1, 0, 512);
+    assert_simple(peer, 1, NBD_EINVAL);
+    request(peer, NBD_CMD_FLUSH, 0, 2, 512, 0);
+    assert_simple(peer, 2, NBD_EINVAL);
+}
+
+static void test_write_zeroes_flags(void **state)
+{
+    static const struct {
+        uint16_t flags;
+        unsigned expected;
+    } cases[] = {
+        { 0, BLOCK_REQ_MAY_UNMAP },
+        { NBD_CMD_FLAG_NO_HOLE, 0 },
+        { NBD_CMD_FLAG_FAST_ZERO, BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK },
+        { NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE, BLOCK_REQ_FUA },
+    };
+    struct peer *peer = simple_peer();
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        request(peer, NBD_CMD_WRITE_ZEROES, cases[i].flags, i, 4096, 48 << 20);
+        assert_simple(peer, i, 0);
+        assert_int_equal(fake.log[i].op, BLOCK_OP_WRITE_ZEROES);
+        assert_int_equal(fake.log[i].flags, cases[i].expected);
+        assert_true(fake.log[i].len_bytes == 48 << 20);
+    }
+}
+
+static void test_fast_zero_that_is_not_fast(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.error = -ENOTSUP;
+    request(peer, NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_FAST_ZERO, 1, 0, 4096);
+    assert_simple(peer, 1, NBD_ENOTSUP);
+    assert_int_equal(fx->io_errors, 0);
+}
+
+/* "The server SHOULD NOT return NBD_ENOTSUP except as documented." */
+static void test_errors_not_supported_otherwise(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.error = -ENOTSUP;
+    request(peer, NBD_CMD_WRITE_ZEROES, 0, 1, 0, 4096);
+    assert_simple(peer, 1, NBD_EINVAL);
+}
+
+static void test_errors_fast_zero_not_offered(void **state)
+{
+    struct peer *peer;
+
+    fx->export.info.fast_zero = false;
+    peer = simple_peer();
+    request(peer, NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_FAST_ZERO, 1, 0, 4096);
+    assert_simple(peer, 1, NBD_EINVAL);
+}
+
+static void test_trim_and_cache(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    request(peer, NBD_CMD_TRIM, 0, 1, 0, 48 << 20);
+    assert_simple(peer, 1, 0);
+    assert_int_equal(fake.log[0].op, BLOCK_OP_DISCARD);
+    request(peer, NBD_CMD_CACHE, 0, 2, 0, 48 << 20);
+    assert_simple(peer, 2, 0);
+    assert_int_equal(fake.log[1].op, BLOCK_OP_CACHE);
+    request(peer, NBD_CMD_TRIM, 0, 3, SIZE, 1);
+    assert_simple(peer, 3, NBD_EINVAL);
+    request(peer, NBD_CMD_CACHE, 0, 4, SIZE - 1, 2);
+    assert_simple(peer, 4, NBD_EINVAL);
+    request(peer, NBD_CMD_CACHE, NBD_CMD_FLAG_NO_HOLE, 5, 0, 512);
+    assert_simple(peer, 5, NBD_EINVAL);
+}
+
+static void test_requests_of_no_length_succeed(void **state)
+{
+    static const uint16_t types[] = { NBD_CMD_WRITE, NBD_CMD_TRIM, NBD_CMD_CACHE, NBD_CMD_WRITE_ZEROES };
+    struct peer *peer = simple_peer();
+
+    for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
+        request(peer, types[i], 0, i, 0, 0);
+        assert_simple(peer, i, 0);
+    }
+    assert_int_equal(fake.log_count, 0);
+}
+
+static void test_block_status(void **state)
+{
+    static const struct block_extent extents[] = {
+        { 4096, 0 },
+        { 4096, 0 },
+        { 8192, BLOCK_EXTENT_HOLE | BLOCK_EXTENT_ZERO },
+        { 512, BLOCK_EXTENT_ZERO },
+    };
+    struct peer *peer = structured_peer();
+    struct cursor payload;
+
+    fake.extents = extents;
+    fake.extent_count = ARRAY_SIZE(extents);
+    request(peer, NBD_CMD_BLOCK_STATUS, 0, 1, 0, 65536);
+    settle_all(peer);
+    assert_int_equal(get_chunk(peer, 1, true, &payload), NBD_REPLY_TYPE_BLOCK_STATUS);
+    assert_int_equal(cursor_be32(&payload), 1);
+    assert_int_equal(cursor_be32(&payload), 8192); /* the first two are one */
+    assert_int_equal(cursor_be32(&payload), 0);
+    assert_int_equal(cursor_be32(&payload), 8192);
+    assert_int_equal(cursor_be32(&payload), NBD_STATE_HOLE | NBD_STATE_ZERO);
+    assert_int_equal(cursor_be32(&payload), 512);
+    assert_int_equal(cursor_be32(&payload), NBD_STATE_ZERO);
+    assert_true(cursor_at_end(&payload));
+    assert_int_equal(fake.log[0].extents_max, NBD_EXTENTS_MAX);
+}
+
+static void test_block_status_of_one_extent(void **state)
+{
+    static const struct block_extent extents[] = { { 4096, 0 }, { 4096, BLOCK_EXTENT_HOLE } };
+    struct peer *peer = structured_peer();
+    struct cursor payload;
+
+    fake.extents = extents;
+    fake.extent_count = 2;
+    request(peer, NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_REQ_ONE, 1, 0, 65536);
+    settle_all(peer);
+    get_chunk(peer, 1, true, &payload);
+    assert_int_equal(payload.left_bytes, 4 + 8);
+    assert_int_equal(fake.log[0].extents_max, 1);
+}
+
+static void test_errors_block_status(void **state)
+{
+    struct peer *peer = structured_peer();
+
+    request(peer, NBD_CMD_BLOCK_STATUS, 0, 1, 0, 0);
+    assert_error_chunk(peer, 1, NBD_EINVAL);
+    request(peer, NBD_CMD_BLOCK_STATUS, 0, 2, SIZE - 1, 2);
+    assert_error_chunk(peer, 2, NBD_EINVAL);
+}
+
+static void test_errors_block_status_without_context(void **state)
+{
+    struct peer *peer = peer_join(0, IPC_NBD_STRUCTURED_REPLY, 0);
+
+    request(peer, NBD_CMD_BLOCK_STATUS, 0, 1, 0, 512);
+    assert_error_chunk(peer, 1, NBD_EINVAL);
+}
+
+static void test_errors_unknown_command(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    request(peer, NBD_CMD_MAX, 0, 1, 0, 512);
+    assert_simple(peer, 1, NBD_EINVAL);
+    request(peer, 0xffff, 0xffff, 2, UINT64_MAX, UINT32_MAX);
+    assert_simple(peer, 2, NBD_EINVAL);
+}
+
+static void test_errors_magic(void **state)
+{
+    struct nbd_request_header h = header(NBD_CMD_READ, 0, 1, 0, 512);
+    struct peer *peer = simple_peer();
+
+    h.magic++;
+    peer_send(peer, &h, sizeof(h));
+    assert_nothing_left(peer);
+    assert_true(fx->gone[0]);
+    assert_false(fx->gone_in_order[0]);
+    assert_non_null(strstr(fx->reason[0], "magic"));
+}
+
+/* ---- Leaving ---- */
+
+static void test_disconnect_waits_for_what_is_in_flight(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.pend = true;
+    write_request(peer, 0, 1, 0, 512);
+    request(peer, NBD_CMD_DISC, 0xffff, 2, 7, 7);
+    request(peer, NBD_CMD_FLUSH, 0, 3, 0, 0);
+    assert_nothing_left(peer);
+    assert_false(fx->gone[0]);
+    fake_complete(0);
+    assert_simple(peer, 1, 0);
+    assert_true(fx->gone[0]);
+    assert_true(fx->gone_in_order[0]);
+    assert_int_equal(fake.pending_count, 0);
+}
+
+/* A client that does not wait for replies at all: its requests are executed all the same. */
+static void test_client_that_closes_at_once(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    write_request(peer, 0, 1, 0, 4096);
+    request(peer, NBD_CMD_DISC, 0, 2, 0, 0);
+    close_fd(&peer->fd);
+    turns();
+    assert_true(fx->gone[0]);
+    assert_true(fx->gone_in_order[0]);
+    assert_memory_equal(fake.data, payload_bytes, 4096);
+}
+
+static void test_errors_end_without_disconnect(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    turns();
+    close_fd(&peer->fd);
+    turns();
+    assert_true(fx->gone[0]);
+    assert_false(fx->gone_in_order[0]);
+    assert_non_null(strstr(fx->reason[0], "without NBD_CMD_DISC"));
+}
+
+static void test_errors_end_in_the_middle(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    request(peer, NBD_CMD_WRITE, 0, 1, 0, 4096);
+    peer_send(peer, payload_bytes, 100);
+    turns();
+    close_fd(&peer->fd);
+    turns();
+    assert_true(fx->gone[0]);
+    assert_non_null(strstr(fx->reason[0], "in the middle"));
+    assert_int_equal(fake.log_count, 0);
+}
+
+static void test_peer_vanishes_with_requests_below(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.pend = true;
+    request(peer, NBD_CMD_READ, 0, 1, 0, 4096);
+    turns();
+    close_fd(&peer->fd);
+    turns();
+    assert_false(fx->gone[0]); /* its buffer is in use */
+    fake_complete(0);
+    turns();
+    assert_true(fx->gone[0]);
+}
+
+static void test_drain_answers_what_is_in_flight(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.pend = true;
+    request(peer, NBD_CMD_FLUSH, 0, 1, 0, 0);
+    turns();
+    nbd_export_drain(&fx->export);
+    turns();
+    assert_false(fx->drained);
+    fake_complete(0);
+    turns();
+    assert_true(fx->drained);
+    assert_true(fx->gone_in_order[0]);
+    peer_pull(peer);
+    assert_int_equal(get_simple(peer, 1), 0);
+}
+
+static void test_errors_client_after_drain(void **state)
+{
+    struct ipc_nbd_negotiated negotiated = { 0 };
+    int fd = -1;
+
+    nbd_export_drain(&fx->export);
+    assert_int_equal(nbd_export_add_client(&fx->export, &fd, &negotiated, NULL), -ESHUTDOWN);
+}
+
+static void test_errors_negotiated_record(void **state)
+{
+    static const struct ipc_nbd_negotiated bad[] = {
+        { .flags = IPC_NBD_EXTENDED_HEADERS },
+        { .flags = 1u << 31 },
+        { .flags = IPC_NBD_STRUCTURED_REPLY, .contexts = 2 },
+        { .contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+        int fd = 1000;
+
+        assert_int_equal(nbd_export_add_client(&fx->export, &fd, &bad[i], NULL), -EINVAL);
+        assert_int_equal(fd, 1000);
+    }
+}
+
+/* ---- What a client can use up ---- */
+
+static void test_limit_of_slots(void **state)
+{
+    struct nbd_request_header h[NBD_CLIENT_SLOTS_MAX + 44];
+    struct peer *peer = simple_peer();
+
+    fake.pend = true;
+    for (unsigned i = 0; i < ARRAY_SIZE(h); i++)
+        h[i] = header(NBD_CMD_FLUSH, 0, i, 0, 0);
+    peer_send(peer, h, sizeof(h));
+    turns();
+    assert_int_equal(fake.pending_count, NBD_CLIENT_SLOTS_MAX);
+    fake_complete(NBD_CLIENT_SLOTS_MAX - 1);
+    turns();
+    assert_int_equal(fake.pending_count, NBD_CLIENT_SLOTS_MAX);
+    while (fake.pending_count > 0) {
+        fake_complete(0);
+        turns();
+    }
+    settle_all(peer);
+    assert_int_equal(peer->got_bytes, ARRAY_SIZE(h) * sizeof(struct nbd_simple_reply));
+}
+
+static void test_limit_of_bytes(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.pend = true;
+    for (unsigned i = 0; i < 10; i++)
+        request(peer, NBD_CMD_READ, 0, i, 0, 8 << 20);
+    turns();
+    assert_int_equal(fake.pending_count, 4);
+    assert_true(fake.pending_bytes <= NBD_CLIENT_BYTES_MAX);
+    for (unsigned i = 0; i < 10; i++) {
+        fake_complete(0);
+        settle_all(peer);
+        peer->got_bytes = 0; /* they are more than the buffer holds */
+        peer->at = cursor_init(peer->got, 0);
+    }
+    assert_int_equal(fake.pending_count, 0);
+    assert_int_equal(fx->page.ops[BLOCK_OP_READ], 10);
+}
+
+/* It sends reads and takes no reply: it gets no more than its share, and the other client does not notice. */
+static void test_client_that_does_not_read(void **state)
+{
+    struct nbd_request_header h = header(NBD_CMD_READ, 0, 1, 0, 128 << 10);
+    struct peer *greedy = simple_peer();
+    struct peer *other = peer_join(1, 0, 0);
+    unsigned sent = 0;
+
+    for (unsigned stuck = 0; stuck < 3;) {
+        if (send(greedy->fd, &h, sizeof(h), MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(h)) {
+            sent++;
+            continue;
+        }
+        stuck++;
+        turns();
+    }
+    assert_true(sent > NBD_CLIENT_BYTES_MAX / (128 << 10));
+    assert_true(fx->page.bytes[BLOCK_OP_READ] <= NBD_CLIENT_BYTES_MAX + (2 << 20));
+    request(other, NBD_CMD_READ, 0, 7, 0, 4096);
+    settle_all(other);
+    assert_int_equal(get_simple(other, 7), 0);
+    assert_false(fx->gone[0]);
+    close_fd(&greedy->fd);
+    turns();
+    assert_true(fx->gone[0]);
+}
+
+/* A client that sends a large write before it reads the reply of a large read must not lock up with the server. */
+static void test_writes_are_received_while_replies_wait(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fill(0, 4 << 20);
+    request(peer, NBD_CMD_READ, 0, 1, 0, 4 << 20);
+    write_request(peer, 0, 2, 8 << 20, 4 << 20);
+    turns();
+    assert_memory_equal(fake.data + (8 << 20), payload_bytes, 4 << 20);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 1), 0);
+    assert_data(&peer->at, 0, 4 << 20);
+    assert_int_equal(get_simple(peer, 2), 0);
+}
+
+static void test_command_table(void **state)
+{
+    for (unsigned i = 0; i < NBD_CMD_MAX; i++) {
+        assert_non_null(nbd_commands[i].handle);
+        assert_true(strncmp(nbd_commands[i].name, "NBD_CMD_", 8) == 0);
+        assert_true(nbd_commands[i].op < BLOCK_OP_MAX || nbd_commands[i].unchecked);
+        assert_true(nbd_commands[i].beyond_end != 0 || nbd_commands[i].no_range || nbd_commands[i].unchecked);
+        for (unsigned j = 0; j < i; j++)
+            assert_string_not_equal(nbd_commands[i].name, nbd_commands[j].name);
+    }
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_read_simple),
+        TEST(test_read_structured),
+        TEST(test_many_reads_in_one_go),
+        TEST(test_pending_reads_are_answered_in_the_order_of_completion),
+        TEST(test_read_of_32_mib),
+        TEST(test_errors_read_too_large),
+        TEST(test_errors_structured_read_too_large),
+        TEST(test_errors_read_beyond_the_end),
+        TEST(test_errors_df_without_structured_replies),
+        TEST(test_read_of_nothing),
+        TEST(test_read_error),
+        TEST(test_structured_read_error),
+        TEST(test_large_read_by_sendfile),
+        TEST(test_large_structured_read_by_sendfile),
+        TEST(test_errors_large_structured_read_of_a_shrinking_image),
+        TEST(test_errors_large_simple_read_of_a_shrinking_image),
+        TEST(test_write_from_the_receive_buffer),
+        TEST(test_write_that_arrives_in_pieces),
+        TEST(test_pending_write_keeps_its_payload),
+        TEST(test_write_of_32_mib),
+        TEST(test_fua_goes_down),
+        TEST(test_writethrough_makes_writes_fua),
+        TEST(test_full_disk),
+        TEST(test_errors_write),
+        TEST(test_errors_write_to_read_only_export),
+        TEST(test_flush),
+        TEST(test_errors_flush_with_range),
+        TEST(test_write_zeroes_flags),
+        TEST(test_fast_zero_that_is_not_fast),
+        TEST(test_errors_not_supported_otherwise),
+        TEST(test_errors_fast_zero_not_offered),
+        TEST(test_trim_and_cache),
+        TEST(test_requests_of_no_length_succeed),
+        TEST(test_block_status),
+        TEST(test_block_status_of_one_extent),
+        TEST(test_errors_block_status),
+        TEST(test_errors_block_status_without_context),
+        TEST(test_errors_unknown_command),
+        TEST(test_errors_magic),
+        TEST(test_disconnect_waits_for_what_is_in_flight),
+        TEST(test_client_that_closes_at_once),
+        TEST(test_errors_end_without_disconnect),
+        TEST(test_errors_end_in_the_middle),
+        TEST(test_peer_vanishes_with_requests_below),
+        TEST(test_drain_answers_what_is_in_flight),
+        TEST(test_errors_client_after_drain),
+        TEST(test_errors_negotiated_record),
+        TEST(test_limit_of_slots),
+        TEST(test_limit_of_bytes),
+        TEST(test_client_that_does_not_read),
+        TEST(test_writes_are_received_while_replies_wait),
+        TEST(test_command_table),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -126,9 +126,10 @@ static bool parse_json_int(const struct cJSON *json, bool *ret_negative, uint64_
 {
     double magnitude;
 
-    /* The lexer leaves the text of a number that was written with a fraction or an exponent in valuestring. */
-    if (!cJSON_IsNumber(json) || json->valuestring != NULL)
+    if (!cJSON_IsNumber(json))
         return false;
+    if (json->valuestring != NULL) /* a number that valuedouble does not tell, see json_lexer_feed() */
+        return scalar_parse_int(json->valuestring, ret_negative, ret_magnitude);
     magnitude = fabs(json->valuedouble);
     if (!(magnitude <= 9007199254740992.0) || magnitude != floor(magnitude))
         return false;

@@ -155,7 +155,8 @@ def test_order_holds_while_a_reply_is_deferred(server, image):
     b'{"id":1,"execute":"query-version"}\n\n\n',
     b'{"execute":"query-vers\\u0069on","id":1}',
     b'{"arguments":{},"execute":"query-version","id":1}',
-], ids=range(5))
+    b"{'execute': 'query-version', 'id': 1}",  # the QMP specification's convenience
+], ids=range(6))
 def test_whitespace_and_order_do_not_matter(session, text):
     session.send_raw(text)
     assert session.reply()["id"] == 1
@@ -198,9 +199,7 @@ def test_bad_json_is_an_error_and_the_session_resynchronises(session, text):
 
 # Where bulkhead is stricter: qemu-storage-daemon takes these (and answers 1e999 with what is no JSON).
 STRICTER = [
-    b"{'execute': 'query-version'}",
     b'{"execute": "query-version", "id": 1e999}',
-    b'{"execute": "query-version", "id": 18446744073709551616}',
     b'{"execute": "query-version\\u0000x"}',
     b'{"execute": "\xc0\x80"}',
 ]
@@ -218,7 +217,7 @@ def test_stricter_json(session, text):
 
 
 def test_integers_beyond_2_to_53_are_not_rounded(session):
-    for number in (2**53 + 1, 2**63 - 1, -2**63, 2**64 - 1):
+    for number in (2**53 + 1, 2**63 - 1, -2**63, 2**64 - 1, 2**64 + 1):
         session.send({"execute": "query-version", "id": number})
         assert session.reply()["id"] == number
 

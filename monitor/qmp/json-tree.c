@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The grammar of JSON (RFC 8259) and what QMP adds to it: no member twice, no integer rounded, bounds on everything.
+ * Tokens come from the lexer and are a client's choice.
+ */
+#include "monitor/qmp/json-tree.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
+
+const char json_out_of_memory[] = "out of memory";
+
+static struct cJSON *top(const struct json_tree *tree)
+{
+    return tree->depth > 0 ? tree->stack[tree->depth - 1] : NULL;
+}
+
+/* ---- The grammar ---- */
+
+static bool value_may_come(const struct json_tree *tree)
+{
+    return tree->expect == JSON_EXPECT_VALUE || tree->expect == JSON_EXPECT_VALUE_OR_END;
+}
+
+static bool key_may_come(const struct json_tree *tree)
+{
+    return tree->expect == JSON_EXPECT_KEY || tree->expect == JSON_EXPECT_KEY_OR_END;
+}
+
+static const char *expectation(const struct json_tree *tree)
+{
+    static const char *const texts[] = {
+        [JSON_EXPECT_VALUE] = "a value is expected",
+        [JSON_EXPECT_VALUE_OR_END] = "a value or ']' is expected",
+        [JSON_EXPECT_KEY_OR_END] = "a member's name in quotes or '}' is expected",
+        [JSON_EXPECT_KEY] = "a member's name in quotes is expected",
+        [JSON_EXPECT_COLON] = "':' is expected",
+        [JSON_EXPECT_COMMA_OR_END] = "',' or ']' is expected",
+    };
+
+    if (tree->expect == JSON_EXPECT_COMMA_OR_END && cJSON_IsObject(top(tree)))
+        return "',' or '}' is expected";
+    return texts[tree->expect];
+}
+
+const char *json_tree_check_string(const struct json_tree *tree)
+{
+    return value_may_come(tree) || key_may_come(tree) ? NULL : expectation(tree);
+}
+
+/* Put item, which is taken over, where the tree has its place for it. */
+static const char *add_value(struct json_tree *tree, struct cJSON *item)
+{
+    char *key;
+    bool ok;
+
+    if (item == NULL)
+        return json_out_of_memory;
+    if (tree->depth == 0) {
+        tree->root = item;
+    } else {
+        key = TAKE_PTR(tree->keys[tree->depth - 1]);
+        ok = key != NULL ? cJSON_AddItemToObject(top(tree), key, item) : cJSON_AddItemToArray(top(tree), item);
+        free(key);
+        if (!ok) {
+            cJSON_Delete(item);
+            return json_out_of_memory;
+        }
+    }
+    tree->expect = JSON_EXPECT_COMMA_OR_END;
+    return ++tree->values > JSON_VALUES_MAX ? "the message has too many values" : NULL;
+}
+
+const char *json_tree_open(struct json_tree *tree, bool object)
+{
+    struct cJSON *item;
+    const char *problem;
+
+    if (!value_may_come(tree))
+        return expectation(tree);
+    if (tree->depth == JSON_DEPTH_MAX)
+        return "values are nested too deeply";
+    item = object ? cJSON_CreateObject() : cJSON_CreateArray();
+    problem = add_value(tree, item);
+    if (problem != NULL)
+        return problem;
+    tree->stack[tree->depth++] = item;
+    tree->expect = object ? JSON_EXPECT_KEY_OR_END : JSON_EXPECT_VALUE_OR_END;
+    return NULL;
+}
+
+const char *json_tree_close(struct json_tree *tree, bool object)
+{
+    enum json_expect empty = object ? JSON_EXPECT_KEY_OR_END : JSON_EXPECT_VALUE_OR_END;
+
+    if (tree->depth == 0 || (bool)cJSON_IsObject(top(tree)) != object ||
+        (tree->expect != JSON_EXPECT_COMMA_OR_END && tree->expect != empty))
+        return expectation(tree);
+    tree->depth--;
+    tree->expect = JSON_EXPECT_COMMA_OR_END;
+    return NULL;
+}
+
+const char *json_tree_comma(struct json_tree *tree)
+{
+    if (tree->depth == 0 || tree->expect != JSON_EXPECT_COMMA_OR_END)
+        return expectation(tree);
+    tree->expect = cJSON_IsObject(top(tree)) ? JSON_EXPECT_KEY : JSON_EXPECT_VALUE;
+    return NULL;
+}
+
+const char *json_tree_colon(struct json_tree *tree)
+{
+    if (tree->expect != JSON_EXPECT_COLON)
+        return expectation(tree);
+    tree->expect = JSON_EXPECT_VALUE;
+    return NULL;
+}
+
+/* ---- Strings ---- */
+
+static const char *check_key(struct json_tree *tree, const char *key)
+{
+    const struct cJSON *child;
+    unsigned count = 0;
+
+    cJSON_ArrayForEach(child, top(tree))
+    {
+        if (strcmp(child->string, key) == 0) {
+            snprintf(tree->problem, sizeof(tree->problem), "member '%.64s' is there twice", key);
+            return tree->problem;
+        }
+        count++;
+    }
+    return count >= JSON_MEMBERS_MAX ? "an object has too many members" : NULL;
+}
+
+const char *json_tree_string(struct json_tree *tree, char *text)
+{
+    struct cJSON *item;
+
+    if (text == NULL)
+        return json_out_of_memory;
+    if (key_may_come(tree)) {
+        tree->keys[tree->depth - 1] = text;
+        tree->expect = JSON_EXPECT_COLON;
+        return check_key(tree, text);
+    }
+    item = value_may_come(tree) ? cJSON_CreateString(text) : NULL;
+    free(text);
+    return value_may_come(tree) ? add_value(tree, item) : expectation(tree);
+}
+
+/* ---- Numbers and words ---- */
+
+static const char *skip_digits(const char *p)
+{
+    while (isdigit((unsigned char)*p))
+        p++;
+    return p;
+}
+
+/* RFC 8259, section 6. Says whether it is an integer by its spelling. */
+static bool number_is_valid(const char *text, bool *ret_integer)
+{
+    const char *p = text + (*text == '-');
+    const char *digits = p;
+
+    p = skip_digits(p);
+    if (p == digits || (*digits == '0' && p > digits + 1))
+        return false;
+    *ret_integer = *p == '\0';
+    if (*p == '.') {
+        digits = ++p;
+        p = skip_digits(p);
+        if (p == digits)
+            return false;
+    }
+    if (*p == 'e' || *p == 'E') {
+        p += p[1] == '+' || p[1] == '-' ? 2 : 1;
+        digits = p;
+        p = skip_digits(p);
+        if (p == digits)
+            return false;
+    }
+    return *p == '\0';
+}
+
+/* A double holds every integer up to 2^53, and none beyond for sure. */
+#define EXACT_INTEGER_MAX 9007199254740992.0
+
+static const char *add_number(struct json_tree *tree, const char *text)
+{
+    double value = strtod(text, NULL);
+    struct cJSON *item;
+    bool integer;
+
+    if (!number_is_valid(text, &integer))
+        return "a number is malformed";
+    if (!isfinite(value))
+        return "a number is too large";
+    item = cJSON_CreateNumber(value);
+    if (item != NULL && (!integer || fabs(value) >= EXACT_INTEGER_MAX)) {
+        item->valuestring = strdup(text);
+        if (item->valuestring == NULL) {
+            cJSON_Delete(item);
+            item = NULL;
+        }
+    }
+    return add_value(tree, item);
+}
+
+const char *json_tree_word(struct json_tree *tree, const char *text)
+{
+    if (!value_may_come(tree))
+        return expectation(tree);
+    if (text[0] == '-' || isdigit((unsigned char)text[0]))
+        return add_number(tree, text);
+    if (strcmp(text, "true") == 0 || strcmp(text, "false") == 0)
+        return add_value(tree, cJSON_CreateBool(text[0] == 't'));
+    if (strcmp(text, "null") == 0)
+        return add_value(tree, cJSON_CreateNull());
+    return expectation(tree);
+}
+
+/* ---- All of it ---- */
+
+struct cJSON *json_tree_take(struct json_tree *tree)
+{
+    struct cJSON *root = tree->depth == 0 ? TAKE_PTR(tree->root) : NULL;
+
+    if (root != NULL)
+        json_tree_clear(tree);
+    return root;
+}
+
+void json_tree_clear(struct json_tree *tree)
+{
+    for (unsigned i = 0; i < JSON_DEPTH_MAX; i++)
+        free(tree->keys[i]);
+    cJSON_Delete(tree->root);
+    memset(tree, 0, sizeof(*tree));
+}

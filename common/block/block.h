@@ -25,8 +25,8 @@ struct block_info {
 
 /*
  * Open the nodes that specs[0..count) describe, children before parents, the last being the root. image_fds are the
- * descriptors of the BOOT message in its order, the same as in the engine's configuration; they are borrowed. Everything
- * read from an image is read here or later, hence inside the sandbox. 0 or -errno; err names the node.
+ * descriptors of the BOOT message in its order, the same as in the engine's configuration; they are borrowed.
+ * Everything read from an image is read here or later, hence inside the sandbox. 0 or -errno; err names the node.
  */
 int block_tree_open(const struct ipc_node *specs, unsigned count, const int *image_fds, unsigned image_fd_count,
                     struct block_tree **ret_tree, struct error *err);
@@ -44,8 +44,8 @@ int block_submit(struct block_node *node, struct io_queue *queue, struct block_r
 
 /*
  * Where [offset, offset + len) can be read directly from one image descriptor without blocking and without further work
- * of a driver (that is, from a file system in memory, within the file's size): fills the descriptor and the offset in it
- * and returns true. For sendfile and splice. Whoever cuts the file meanwhile makes them come up short.
+ * of a driver (that is, from a file system in memory, within the file's size): fills the descriptor and the offset in
+ * it and returns true. For sendfile and splice. Whoever cuts the file meanwhile makes them come up short.
  */
 bool block_node_map(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd, uint64_t *ret_offset);
 

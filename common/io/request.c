@@ -13,7 +13,7 @@
 /* O_DIRECT cannot do less than this; a read that ends elsewhere has met the end of the file. */
 #define SECTOR_BYTES 512
 
-static void request_advance(struct block_request *req, size_t bytes)
+void io_request_advance(struct block_request *req, size_t bytes)
 {
     req->offset += bytes;
     req->done_bytes += bytes;
@@ -22,9 +22,33 @@ static void request_advance(struct block_request *req, size_t bytes)
         req->iov++;
         req->iov_count--;
     }
-    if (bytes > 0) {
+    if (bytes > 0 && req->iov_count > 0) {
         req->iov->iov_base = (uint8_t *)req->iov->iov_base + bytes;
         req->iov->iov_len -= bytes;
+    }
+}
+
+void io_request_scatter(struct block_request *req, const uint8_t *from, size_t bytes)
+{
+    while (bytes > 0) {
+        size_t n = MIN(bytes, req->iov->iov_len);
+
+        memcpy(req->iov->iov_base, from, n);
+        io_request_advance(req, n);
+        from += n;
+        bytes -= n;
+    }
+}
+
+void io_request_gather(struct block_request *req, uint8_t *to, size_t bytes)
+{
+    while (bytes > 0) {
+        size_t n = MIN(bytes, req->iov->iov_len);
+
+        memcpy(to, req->iov->iov_base, n);
+        io_request_advance(req, n);
+        to += n;
+        bytes -= n;
     }
 }
 
@@ -33,7 +57,7 @@ static int request_fill_with_zeros(struct block_request *req)
 {
     for (unsigned i = 0; i < req->iov_count; i++)
         memset(req->iov[i].iov_base, 0, req->iov[i].iov_len);
-    request_advance(req, req->len_bytes - req->done_bytes);
+    io_request_advance(req, req->len_bytes - req->done_bytes);
     return 0;
 }
 
@@ -52,7 +76,7 @@ int io_request_transferred(struct block_request *req, ssize_t res)
     }
     if (res < 0)
         return (int)res;
-    request_advance(req, (size_t)res);
+    io_request_advance(req, (size_t)res);
     return req->done_bytes < req->len_bytes ? BLOCK_PENDING : 0;
 }
 

@@ -109,6 +109,14 @@ int io_request_transferred(struct block_request *req, ssize_t res);
 int io_request_transfer(struct block_request *req, int fd, int rw_flags);
 int io_request_run(struct block_request *req, int fd);
 
+/*
+ * Moving bytes between the vector of a READ or WRITE and a buffer: scatter fills the vector, gather reads it. All three
+ * move offset, done_bytes and the vector on; bytes may not exceed what is left. advance alone also serves WRITE_ZEROES.
+ */
+void io_request_advance(struct block_request *req, size_t bytes);
+void io_request_scatter(struct block_request *req, const uint8_t *from, size_t bytes);
+void io_request_gather(struct block_request *req, uint8_t *to, size_t bytes);
+
 /* The longest vector that the kernel takes at once. */
 static inline int io_request_iov_count(const struct block_request *req)
 {

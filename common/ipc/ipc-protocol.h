@@ -138,7 +138,7 @@ struct ipc_boot {
 
 /*
  * NEGOTIATE, descriptors: client socket, export directory (sealed memfd, see nbd-directory.h). The monitor has made the
- * socket O_NONBLOCK and, if it is TCP, set TCP_NODELAY: workers may not call fcntl(F_SETFL) or setsockopt.
+ * socket O_NONBLOCK, workers cannot and refuse one that is not; the export worker sets TCP_NODELAY.
  */
 struct ipc_negotiate {
     struct ipc_header header;

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include "nbd-worker/export/export.h"
 
@@ -189,17 +190,19 @@ static void receive(struct nbd_client *client)
     uint8_t *buffer = thread->receive->data;
     struct nbd_slot *slot = client->receiving;
     struct iovec iov[2];
-    struct msghdr msg = { .msg_iov = iov };
     size_t offered_bytes = client->receive_bytes - client->stash_bytes, payload_bytes;
     struct cursor in;
     ssize_t n;
 
-    if (slot != NULL)
-        iov[msg.msg_iovlen++] = (struct iovec){ slot->buffer->data + slot->received_bytes,
-                                                (size_t)(slot->request.len_bytes - slot->received_bytes) };
     memcpy(buffer, client->stash, client->stash_bytes);
-    iov[msg.msg_iovlen++] = (struct iovec){ buffer + client->stash_bytes, offered_bytes };
-    n = recvmsg(client->watch.fd, &msg, MSG_DONTWAIT);
+    iov[1] = (struct iovec){ buffer + client->stash_bytes, offered_bytes };
+    if (slot != NULL) {
+        iov[0] = (struct iovec){ slot->buffer->data + slot->received_bytes,
+                                 (size_t)(slot->request.len_bytes - slot->received_bytes) };
+        n = readv(client->watch.fd, iov, 2);
+    } else {
+        n = recv(client->watch.fd, iov[1].iov_base, iov[1].iov_len, MSG_DONTWAIT);
+    }
     if (n <= 0) {
         receive_failed(client, n);
         return;

@@ -4,6 +4,7 @@
  * clients whose handshake is over; it must never hold a listening socket, a TLS key or another export's image.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -42,6 +43,7 @@ static int export_setup(struct worker *worker, struct error *err)
         free(export);
         return error_set(err, -ENOMEM, "no memory for the buffers of %u I/O threads", worker->boot.io_threads);
     }
+    signal(SIGPIPE, SIG_IGN);
     export->opaque = worker;
     export->page = worker->page;
     export->control_loop = worker->control_loop;

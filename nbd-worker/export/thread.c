@@ -4,6 +4,9 @@
  * thread and the I/O threads talk through the loops' mailboxes only.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include "nbd-worker/export/export.h"
@@ -222,6 +225,18 @@ static int check_negotiated(const struct ipc_nbd_negotiated *negotiated, struct 
     return 0;
 }
 
+static int prepare_socket(int fd, struct error *err)
+{
+    int flags = fcntl(fd, F_GETFL), one = 1;
+
+    /* One that blocks would stop all clients of its thread: sendfile, readv and writev know no flag against it. */
+    if (flags < 0 || (flags & O_NONBLOCK) == 0)
+        return error_set(err, -EINVAL, "a client's socket is not non-blocking");
+    /* "Protocol phases": both sides SHOULD disable Nagle's algorithm. Sockets that are not TCP refuse. */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    return 0;
+}
+
 int nbd_export_add_client(struct nbd_export *export, int *fd, const struct ipc_nbd_negotiated *negotiated,
                           struct error *err)
 {
@@ -233,6 +248,9 @@ int nbd_export_add_client(struct nbd_export *export, int *fd, const struct ipc_n
         return rc;
     if (export->draining)
         return error_set(err, -ESHUTDOWN, "the export is being closed");
+    rc = prepare_socket(*fd, err);
+    if (rc < 0)
+        return rc;
     client = nbd_client_new(thread, negotiated);
     if (client == NULL)
         return error_set(err, -ENOMEM, "no memory for a client");

@@ -6,6 +6,7 @@
 #include "tests/unit/unit.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -935,6 +936,17 @@ static void test_errors_client_after_drain(void **state)
     assert_int_equal(nbd_export_add_client(&fx->export, &fd, &negotiated, NULL), -ESHUTDOWN);
 }
 
+static void test_errors_blocking_socket(void **state)
+{
+    struct ipc_nbd_negotiated negotiated = { 0 };
+    int pair[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    assert_int_equal(nbd_export_add_client(&fx->export, &pair[0], &negotiated, NULL), -EINVAL);
+    close_fd(&pair[0]);
+    close_fd(&pair[1]);
+}
+
 static void test_errors_negotiated_record(void **state)
 {
     static const struct ipc_nbd_negotiated bad[] = {
@@ -1102,6 +1114,7 @@ int main(void)
         TEST(test_peer_vanishes_with_requests_below),
         TEST(test_drain_answers_what_is_in_flight),
         TEST(test_errors_client_after_drain),
+        TEST(test_errors_blocking_socket),
         TEST(test_errors_negotiated_record),
         TEST(test_limit_of_slots),
         TEST(test_limit_of_bytes),
@@ -1110,5 +1123,6 @@ int main(void)
         TEST(test_command_table),
     };
 
+    signal(SIGPIPE, SIG_IGN); /* as the worker does */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -419,7 +419,7 @@ def status_of(pid):
 @pytest.mark.parametrize("drop", ["user", "setpriv"])
 def test_it_runs_without_any_privilege(new_server, as_root, drop, reachable_build):
     server = new_server()
-    server.build = reachable_build
+    server.program = str(reachable_build / "bulkhead")
     server.start(drop=drop)
     account = pwd.getpwnam(ACCOUNT)
     status = status_of(server.pid)

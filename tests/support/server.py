@@ -39,6 +39,8 @@ class Server:
         self.qmp_path = self.dir / "qmp"
         self.nbd_path = self.dir / "nbd"
         self.pid_path = self.dir / "pid"
+        self.program = str(self.build / "bulkhead") if kind == "bulkhead" else "qemu-storage-daemon"
+        self.prefix = []  # words before the command line
         self.popen = None
         self.qmp = None
         self.seen_pids = set()
@@ -49,14 +51,13 @@ class Server:
 
     def argv(self, *args, drop="user"):
         """The command line as the service account: drop is "user" (--user), "setpriv", or None for as we are."""
-        program = str(self.build / "bulkhead") if self.kind == "bulkhead" else "qemu-storage-daemon"
-        words = [program]
+        words = [self.program]
         if os.getuid() == 0 and drop is not None:
             if drop == "user" and self.kind == "bulkhead":
                 words += ["--user", ACCOUNT]
             else:
                 words = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"] + words
-        return words + [option(arg) for arg in args]
+        return self.prefix + words + [option(arg) for arg in args]
 
     def spawn(self, *args, drop="user", **kwargs):
         """Start it without waiting for anything."""

@@ -16,7 +16,7 @@ def installed(build, tmp):
     need("make")
     if not (build / "Makefile").exists():
         pytest.skip(f"{build} is no build tree")
-    prefix = output("make", "-s", "-C", build, "--eval", "print-prefix: ; @echo $(prefix)", "print-prefix").strip()
+    prefix = output("make", "-s", "-C", build, "--eval", "print-prefix: ; @echo $(prefix)", "print-prefix").split()[-1]
     if prefix != "/usr/local":
         pytest.skip(f"the build tree was configured for {prefix}")
     run("make", "-s", "-C", build, "install", f"DESTDIR={tmp}/dest")

@@ -155,13 +155,11 @@ def test_the_table_holds_what_works(bench, name):
     bench.qmp.cmd(COMMANDS[name].name, bench.fill(COMMANDS[name].arguments))
 
 
-@pytest.mark.parametrize("name,member", MEMBERS)
+@pytest.mark.parametrize("name,member", [m for m in MEMBERS if not m[1][-1].isdigit()])
 def test_missing_member(bench, name, member):
     command = COMMANDS[name]
     bench.prepare(name)
     arguments = bench.fill(edited(command.arguments, member, lambda where, key: where.pop(key)))
-    if member == "inject-error.0":
-        pytest.skip("a list without items is no missing member")
     if member in command.optional:
         bench.qmp.cmd(command.name, arguments)
     else:
@@ -177,10 +175,8 @@ def test_ill_typed_member(bench, name, member):
         bench.refused(name, arguments, last_name(member))
 
 
-@pytest.mark.parametrize("name,member", MEMBERS)
+@pytest.mark.parametrize("name,member", [m for m in MEMBERS if not m[1][-1].isdigit()])
 def test_unknown_member_beside_it(bench, name, member):
-    if member.split(".")[-1].isdigit():
-        pytest.skip("a list item has no members beside it")
     command = COMMANDS[name]
     bench.prepare(name)
     for unknown in ("surprise", last_name(member).upper()):  # names are case-sensitive
@@ -202,12 +198,9 @@ def test_duplicate_member(bench, name, member):
     assert bench.state() == before
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["file", "blockdev-del", "nbd-unix", "export-add", "export-del"])
 def test_no_arguments_at_all(bench, name):
     bench.prepare(name)
-    mandatory = [m for m in COMMANDS[name].kinds if m not in COMMANDS[name].optional and "." not in m]
-    if not mandatory:
-        pytest.skip("all of its members are optional, or it is a variant of a command that is already in the table")
     before = bench.state()
     for arguments in (None, {}):
         assert bench.qmp.error(COMMANDS[name].name, arguments).cls == "GenericError"
@@ -270,7 +263,7 @@ OUT_OF_RANGE = [
 
 
 @pytest.mark.parametrize("name,member,value,word", OUT_OF_RANGE, ids=lambda value: str(value)[:24])
-def test_out_of_range(bench, name, member, value, word, request):
+def test_out_of_range(bench, name, member, value, word):
     command = COMMANDS[name]
     bench.prepare(name)
     before = bench.state()

@@ -49,6 +49,12 @@ int sandbox_enter(struct sandbox *sandbox, const uint64_t spawner_ns[IPC_NAMESPA
 int sandbox_lock(struct sandbox *sandbox, struct error *err);
 
 /*
+ * In builds with --enable-developer-aids the environment variable BULKHEAD_SANDBOX may say "log" (forbidden calls are
+ * logged by the kernel and done) or "off" (no layer is put in force). In others this does nothing.
+ */
+void sandbox_apply_developer_aids(struct sandbox *sandbox);
+
+/*
  * Lock the monitor down: no_new_privs, non-dumpable, no capabilities, its filter. When the account is what it will be,
  * and everything that needs rights of which a child process must not be deprived (the mounter) has been started.
  */

@@ -26,13 +26,16 @@ struct worker_exit {
     int exit_status; /* -1 if killed by a signal */
     int signal;      /* 0 if it exited */
     int blocked_nr;  /* the blocked system call that it reported, -1: none */
-    char text[256];  /* a sentence for an operator: "killed by signal 11 (Segmentation fault)", "ended by the monitor: ..." */
+    char text[256];  /* a sentence: "it was killed by signal 11 (Segmentation fault)", "the monitor ended it: ..." */
 };
 
 /* How an owner hears of its worker; all run from the loop, never from within worker_spawn() or worker_send(). */
 struct worker_ops {
     void (*ready)(struct worker_handle *worker, const struct ipc_status_ready *ready, void *opaque);
-    /* Could not start; gone() follows. Text is sanitized. */
+    /*
+     * Could not start, by its own word or because it died; gone() follows. Unless the owner drains or kills it first,
+     * exactly one of ready() and failed() is called. Text is sanitized.
+     */
     void (*failed)(struct worker_handle *worker, const struct error *err, void *opaque);
     /* NEGOTIATED, CLIENT_GONE, IO_ERROR (texts sanitized); LOG and BLOCKED are handled by the set. -errno: a protocol
      * error, the worker is killed. */
@@ -45,7 +48,7 @@ struct worker_ops {
  * the host offers. 0 or -errno.
  */
 int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct error *err);
-void worker_set_free(struct worker_set *set); /* kills and reaps whatever is left */
+void worker_set_free(struct worker_set *set); /* kills and reaps whatever is left, without callbacks */
 
 /*
  * Start a worker of boot->role. boot's header, role-independent fields and layers are filled in here; the caller sets
@@ -56,12 +59,13 @@ int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int 
 
 /*
  * Send a message with borrowed descriptors. Never blocks: a worker whose socket is full is not listening and gets
- * killed (-EAGAIN). message starts with a struct ipc_header, which is filled in here.
+ * killed (-EAGAIN). message starts with a struct ipc_header, which is filled in here. 0, -EINVAL when the message does
+ * not fit the catalogue or the worker's state, -EPIPE when it has just died (gone() follows), other -errno of sendmsg().
  */
 int worker_send(struct worker_handle *worker, enum ipc_type type, void *message, size_t len_bytes, const int *fds,
                 unsigned fd_count);
 
-/* Ask it to finish; SIGKILL after timeout_ms. */
+/* Ask it to finish; SIGKILL after timeout_ms. Called again, it gives another timeout. */
 void worker_drain(struct worker_handle *worker, unsigned timeout_ms);
 
 /* SIGKILL now; gone() follows with expected set. */
@@ -70,6 +74,7 @@ void worker_kill(struct worker_handle *worker, const char *why);
 enum worker_state worker_get_state(const struct worker_handle *worker);
 pid_t worker_get_pid(const struct worker_handle *worker);
 uint32_t worker_get_role(const struct worker_handle *worker);
+const char *worker_get_role_name(const struct worker_handle *worker);
 const struct ipc_status_ready *worker_get_ready(const struct worker_handle *worker); /* NULL before READY */
 const struct worker_page *worker_get_page(const struct worker_handle *worker);       /* read-only mapping */
 void *worker_get_opaque(const struct worker_handle *worker);

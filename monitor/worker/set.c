@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * All workers of the monitor: what is opened and found out once at start, and the making of one worker.
+ */
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "common/base/log.h"
+#include "common/ipc/channel.h"
+#include "common/ipc/status.h"
+#include "common/sandbox/landlock.h"
+#include "common/sandbox/sandbox.h"
+#include "monitor/worker/worker-private.h"
+
+#define START_MAX_MS     60000 /* from spawn to READY; slow storage is opened meanwhile */
+#define REAP_MAX_MS      5000  /* a process that SIGKILL does not end is stuck in the kernel */
+
+/* ---- The set ---- */
+
+/* The directory of the running binary: in a build tree the workers are beside it. */
+static int own_directory(char *ret, size_t size_bytes, struct error *err)
+{
+    ssize_t n = readlink("/proc/self/exe", ret, size_bytes - 1);
+    char *slash;
+
+    if (n < 0)
+        return error_set(err, -errno, "cannot read /proc/self/exe: %s", strerror(errno));
+    ret[n] = '\0';
+    slash = strrchr(ret, '/');
+    if (slash == NULL)
+        return error_set(err, -ENOENT, "/proc/self/exe names no directory");
+    *slash = '\0';
+    return 0;
+}
+
+static int open_binaries(struct worker_set *set, const char *dir, struct error *err)
+{
+    int r = 0;
+
+    for (unsigned i = 0; set->roles[i] != NULL && r == 0; i++) {
+        if (i >= WORKER_ROLES_MAX)
+            return error_set(err, -EINVAL, "more than %u roles", WORKER_ROLES_MAX);
+        if (set->roles[i]->program != NULL)
+            r = spawn_binary_open(set->roles[i], dir, &set->binaries[i], err);
+    }
+    return r;
+}
+
+/* Tell once what every worker will have to do without. */
+static void warn_of_missing_layers(const struct worker_set *set)
+{
+    char list[256] = "";
+    size_t used = 0;
+
+    for (unsigned bit = 0; bit < 32; bit++) {
+        uint32_t layer = 1u << bit;
+
+        if ((IPC_LAYERS_ALL & layer & ~set->host_layers) != 0 && used < sizeof(list))
+            used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", used > 0 ? ", " : "",
+                                     sandbox_layer_name(layer));
+    }
+    if (used > 0)
+        log_warning("this host does not offer sandbox layers that workers would use: %s", list);
+}
+
+static void find_host_layers(struct worker_set *set)
+{
+    uint32_t namespaces = spawn_probe_namespaces();
+
+    set->host_layers = IPC_LAYERS_ALL & ~SANDBOX_LAYERS_NAMESPACES;
+    set->host_layers |= namespaces;
+    if ((namespaces & IPC_LAYER_MOUNT_NS) == 0)
+        set->host_layers &= ~IPC_LAYER_EMPTY_ROOT;
+    if (landlock_abi() == 0)
+        set->host_layers &= ~IPC_LAYER_LANDLOCK;
+    warn_of_missing_layers(set);
+}
+
+int worker_set_new_from(struct event_base *base, const struct sandbox_role *const *roles, const char *dir,
+                        struct worker_set **ret_set, struct error *err)
+{
+    struct worker_set *set = calloc(1, sizeof(*set));
+    int r;
+
+    if (set == NULL)
+        return error_set(err, -ENOMEM, "no memory for the workers");
+    set->base = base;
+    set->roles = roles;
+    for (unsigned i = 0; i < WORKER_ROLES_MAX; i++)
+        set->binaries[i].fd = -1;
+    /* An ignored SIGCHLD may have been inherited; with it nobody could learn how a worker ended. */
+    signal(SIGCHLD, SIG_DFL);
+    set->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    r = set->null_fd < 0 ? error_set(err, -errno, "cannot open /dev/null: %s", strerror(errno))
+                         : open_binaries(set, dir, err);
+    if (r < 0) {
+        worker_set_free(set);
+        return r;
+    }
+    sandbox_read_namespaces(set->spawner_ns);
+    find_host_layers(set);
+    *ret_set = set;
+    return 0;
+}
+
+int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct error *err)
+{
+    char dir[PATH_MAX];
+    int r = own_directory(dir, sizeof(dir), err);
+
+    if (r == 0)
+        r = worker_set_new_from(base, sandbox_roles, dir, ret_set, err);
+    return r;
+}
+
+static void reap(struct worker_handle *worker)
+{
+    struct pollfd pfd = { .fd = worker->pidfd, .events = POLLIN };
+    siginfo_t info;
+
+    syscall(SYS_pidfd_send_signal, worker->pidfd, SIGKILL, NULL, 0);
+    if (poll(&pfd, 1, REAP_MAX_MS) == 1)
+        waitid(P_PIDFD, (id_t)worker->pidfd, &info, WEXITED);
+    else
+        log_warning("worker %s %d did not end within %d ms of SIGKILL", worker->role->name, (int)worker->pid,
+                    REAP_MAX_MS);
+}
+
+void worker_set_free(struct worker_set *set)
+{
+    if (set == NULL)
+        return;
+    for (struct worker_handle *worker = set->workers; worker != NULL; worker = worker->next)
+        syscall(SYS_pidfd_send_signal, worker->pidfd, SIGKILL, NULL, 0);
+    while (set->workers != NULL) {
+        reap(set->workers);
+        supervise_free(set->workers);
+    }
+    for (unsigned i = 0; i < WORKER_ROLES_MAX; i++)
+        spawn_binary_close(&set->binaries[i]);
+    close_fd(&set->null_fd);
+    free(set);
+}
+
+void worker_set_foreach(struct worker_set *set, bool (*visit)(struct worker_handle *worker, void *arg), void *arg)
+{
+    struct worker_handle *next;
+
+    for (struct worker_handle *worker = set->workers; worker != NULL; worker = next) {
+        next = worker->next;
+        if (!visit(worker, arg))
+            return;
+    }
+}
+
+unsigned worker_set_count(const struct worker_set *set)
+{
+    return set->count;
+}
+
+/* ---- One worker ---- */
+
+/* What only lives until the worker has it. */
+struct worker_ends {
+    int control_fd;
+    int status_fd;
+    int page_fd;
+};
+
+static void close_ends(struct worker_ends *ends)
+{
+    close_fd(&ends->control_fd);
+    close_fd(&ends->status_fd);
+    close_fd(&ends->page_fd);
+}
+
+/* Sealed, so that neither side can make the other fault; read-only here, since the worker is not trusted. */
+static int make_page(struct worker_handle *worker, int *ret_fd, struct error *err)
+{
+    _cleanup_close_ int fd = memfd_create("bulkhead-worker-page", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    void *page;
+
+    if (fd < 0 || ftruncate(fd, WORKER_PAGE_BYTES) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        return error_set(err, -errno, "cannot create a worker's page: %s", strerror(errno));
+    page = mmap(NULL, WORKER_PAGE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED)
+        return error_set(err, -errno, "cannot map a worker's page: %s", strerror(errno));
+    worker->page = page;
+    *ret_fd = TAKE_FD(fd);
+    return 0;
+}
+
+static int send_boot(struct worker_handle *worker, const struct ipc_boot *given, int page_fd, const int *image_fds,
+                     struct error *err)
+{
+    struct ipc_boot boot = *given;
+    int fds[1 + IPC_IMAGE_FDS_MAX] = { page_fd };
+    unsigned fd_count = 1 + MIN(boot.image_fd_count, IPC_IMAGE_FDS_MAX);
+    int r;
+
+    for (unsigned i = 1; i < fd_count; i++)
+        fds[i] = image_fds[i - 1];
+    channel_fill_header(&boot.header, IPC_BOOT, sizeof(boot), fd_count);
+    boot.layers = worker->role->layers & worker->set->host_layers;
+    boot.log_level = log_get_level();
+    memcpy(boot.spawner_ns, worker->set->spawner_ns, sizeof(boot.spawner_ns));
+    r = ipc_message_check(&boot, sizeof(boot), fd_count, worker->state, worker->role->ipc_role, NULL, err);
+    if (r < 0)
+        return r;
+    r = channel_send(worker->control_fd, &boot, sizeof(boot), fds, fd_count);
+    return r < 0 ? error_set(err, r, "cannot send BOOT to a worker: %s", strerror(-r)) : 0;
+}
+
+static int start_process(struct worker_handle *worker, const struct spawn_binary *binary,
+                         const struct worker_ends *ends, struct error *err)
+{
+    struct spawn_request request = {
+        .role = worker->role,
+        .binary = binary,
+        .namespaces = worker->role->layers & worker->set->host_layers & SANDBOX_LAYERS_NAMESPACES,
+        .null_fd = worker->set->null_fd,
+        .control_fd = ends->control_fd,
+        .status_fd = ends->status_fd,
+        .title = worker->export_id[0] != '\0' ? worker->export_id : NULL,
+    };
+
+    return spawn_process(&request, &worker->pid, &worker->pidfd, err);
+}
+
+static int make_worker(struct worker_handle *worker, const struct spawn_binary *binary, const struct ipc_boot *boot,
+                       const int *image_fds, struct error *err)
+{
+    _cleanup_(close_ends) struct worker_ends ends = { -1, -1, -1 };
+    int r = channel_new(&worker->control_fd, &ends.control_fd, err);
+
+    if (r == 0)
+        r = status_pipe_new(&worker->status_fd, &ends.status_fd, err);
+    if (r == 0)
+        r = make_page(worker, &ends.page_fd, err);
+    if (r == 0)
+        r = send_boot(worker, boot, ends.page_fd, image_fds, err);
+    if (r == 0)
+        r = start_process(worker, binary, &ends, err);
+    if (r == 0)
+        r = supervise_start(worker, err);
+    return r;
+}
+
+static int find_role(const struct worker_set *set, uint32_t ipc_role)
+{
+    for (unsigned i = 0; set->roles[i] != NULL; i++)
+        if (ipc_role != 0 && set->roles[i]->ipc_role == ipc_role)
+            return (int)i;
+    return -1;
+}
+
+int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds, const struct worker_ops *ops,
+                 void *opaque, struct worker_handle **ret_worker, struct error *err)
+{
+    int index = find_role(set, boot->role);
+    struct worker_handle *worker;
+    int r;
+
+    if (index < 0)
+        return error_set(err, -EINVAL, "there is no role %u", boot->role);
+    worker = calloc(1, sizeof(*worker));
+    if (worker == NULL)
+        return error_set(err, -ENOMEM, "no memory for a worker");
+    worker->set = set;
+    worker->role = set->roles[index];
+    worker->ops = ops;
+    worker->opaque = opaque;
+    worker->pidfd = worker->control_fd = worker->status_fd = -1;
+    worker->blocked_nr = -1;
+    memcpy(worker->export_id, boot->export_id, sizeof(worker->export_id));
+    worker->export_id[sizeof(worker->export_id) - 1] = '\0';
+    worker->next = set->workers;
+    worker->link = &set->workers;
+    if (worker->next != NULL)
+        worker->next->link = &worker->next;
+    set->workers = worker;
+    set->count++;
+    r = make_worker(worker, &set->binaries[index], boot, image_fds, err);
+    if (r < 0) {
+        if (worker->pidfd >= 0)
+            reap(worker);
+        supervise_free(worker);
+        return r;
+    }
+    supervise_set_timer(worker, START_MAX_MS);
+    *ret_worker = worker;
+    return 0;
+}

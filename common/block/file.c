@@ -207,6 +207,8 @@ static int file_submit(struct block_node *node, struct block_request *req)
         req->after = op->next != NULL ? file_after : NULL;
         return op->begin(file, req);
     }
+    if ((req->flags & BLOCK_REQ_INLINE_ONLY) != 0)
+        return -EAGAIN; /* before it could wait for a lock */
     req->after = file_after;
     req->step = STEP_WAITS_FOR_LOCK;
     if (!file_lock(file, req))

@@ -180,8 +180,16 @@ static bool queue_hook(struct io_hook *hook)
 
 /* ---- Submitting ---- */
 
+/* Every way into a queue asks this, so that BLOCK_REQ_INLINE_ONLY holds whatever a driver does. */
+static bool inline_only(const struct block_request *req)
+{
+    return (req->flags & BLOCK_REQ_INLINE_ONLY) != 0;
+}
+
 int io_queue_submit(struct io_queue *queue, struct block_request *req)
 {
+    if (inline_only(req))
+        return -EAGAIN;
     req->queue = queue;
     req->work = NULL;
     io_request_list_append(queue->engine->use_ring ? &queue->for_ring : &queue->for_pool, req);
@@ -191,6 +199,8 @@ int io_queue_submit(struct io_queue *queue, struct block_request *req)
 int io_queue_call(struct io_queue *queue, struct block_request *req,
                   int (*work)(struct block_request *req, uint8_t *scratch))
 {
+    if (inline_only(req))
+        return -EAGAIN;
     req->queue = queue;
     req->work = work;
     io_request_list_append(&queue->for_pool, req);
@@ -225,6 +235,8 @@ int io_queue_delay(struct io_queue *queue, struct block_request *req, uint64_t d
 {
     struct block_request **at = &queue->delayed;
 
+    if (inline_only(req))
+        return -EAGAIN;
     req->queue = queue;
     req->result = result;
     if (!u64_add(now_ns(), delay_ns, &req->when_ns))

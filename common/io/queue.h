@@ -48,7 +48,7 @@ struct io_queue *io_engine_queue(struct io_engine *engine, unsigned index);
  * Execute req on its fd_index: READ and WRITE at req->offset with req->rw_flags, continuing after short transfers (a
  * read past the end of the file is filled with zeros); FLUSH is fdatasync; WRITE_ZEROES and DISCARD are fallocate with
  * req->fallocate_mode; CACHE is POSIX_FADV_WILLNEED. Always returns BLOCK_PENDING; the submission happens at the end of
- * the loop's turn.
+ * the loop's turn. A request with BLOCK_REQ_INLINE_ONLY is refused with -EAGAIN, here and by the functions below.
  */
 int io_queue_submit(struct io_queue *queue, struct block_request *req);
 

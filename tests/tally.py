@@ -30,18 +30,30 @@ class Tally:
 
 
 def tally_cmocka(name, result, log):
-    """One test program: cmocka prints a line per test; a program that crashed counts as one more failure."""
+    """
+    One test program. cmocka prints a line when a test begins and one when it ends (and lists the bad ones again at the
+    end); ours print "[  REASON  ] text" before they skip. A program that ended badly counts as one more failure.
+    """
     tally = Tally()
-    tally.passed = len(re.findall(r"^\[ +OK \] ", log, re.M))
-    tally.failed = [(f"{name}: {test}", "see the log") for test in re.findall(r"^\[  FAILED  \] (\w+)$", log, re.M)]
-    tally.failed = list(dict.fromkeys(tally.failed))  # cmocka lists each failure again at the end
-    tally.skipped = [(f"{name}: {test}", "skipped") for test in re.findall(r"^\[  SKIPPED \] (\w+)$", log, re.M)]
-    tally.skipped = list(dict.fromkeys(tally.skipped))
+    running, reason = None, "no reason given"
+    for tag, text in re.findall(r"^\[ *(RUN|OK|FAILED|SKIPPED|REASON) *\] (.*)$", log, re.M):
+        if tag == "RUN":
+            running, reason = text, "no reason given"
+        elif tag == "REASON":
+            reason = text
+        elif text == running:
+            running = None
+            if tag == "OK":
+                tally.passed += 1
+            elif tag == "FAILED":
+                tally.failed.append((f"{name}: {text}", "see the program's .log file"))
+            else:
+                tally.skipped.append((f"{name}: {text}", reason))
     if "[==========]" not in log:  # not a cmocka program: it counts as one test
         if result == "PASS":
             tally.passed = 1
         elif result == "SKIP":
-            tally.skipped = [(name, log.strip().splitlines()[0] if log.strip() else "no reason given")]
+            tally.skipped = [(name, log.strip().splitlines()[0] if log.strip() else reason)]
     if result not in ("PASS", "SKIP") and not tally.failed:
         tally.failed = [(name, f"{result}: the program did not end in order, see its .log file")]
     return tally

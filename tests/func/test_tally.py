@@ -26,9 +26,12 @@ def unit(tmp):
     return program
 
 
-GOOD = "[==========] Running 2 test(s).\n[       OK ] test_a\n[       OK ] test_b\n[  PASSED  ] 2 test(s).\n"
-BAD = ("[==========] Running 2 test(s).\n[       OK ] test_a\n[  FAILED  ] test_b\n[  FAILED  ] tests: 1 test(s), listed "
-       "below:\n[  FAILED  ] test_b\n")
+RUN_A = "[ RUN      ] test_a\n[       OK ] test_a\n"
+RUN_B = "[ RUN      ] test_b\n"
+GOOD = f"[==========] Running 2 test(s).\n{RUN_A}{RUN_B}[       OK ] test_b\n[  PASSED  ] 2 test(s).\n"
+BAD = f"[==========] Running 2 test(s).\n{RUN_A}{RUN_B}[  FAILED  ] test_b\n[  FAILED  ] 1 test(s):\n[  FAILED  ] test_b\n"
+SKIPPED = (f"[==========] Running 2 test(s).\n{RUN_A}{RUN_B}[  REASON  ] no such thing\n[  SKIPPED ] test_b\n"
+           "[  SKIPPED ] 1 test(s), listed below:\n[  SKIPPED ] test_b\n")
 
 
 def test_tests_of_a_program_are_counted(unit):
@@ -40,7 +43,7 @@ def test_a_failed_test_is_counted_once(unit):
 
 
 def test_a_program_that_crashes_after_its_last_success_is_a_failure(unit):
-    assert tally(unit("one", "FAIL", "[==========] Running 2 test(s).\n[       OK ] test_a\n"))[:2] == (
+    assert tally(unit("one", "FAIL", f"[==========] Running 2 test(s).\n{RUN_A}{RUN_B}"))[:2] == (
         1, "1 passed, 1 failed, 0 skipped")
 
 
@@ -49,6 +52,16 @@ def test_skips_are_listed_with_their_reason(unit):
     status, last, lines = tally(unit("two", "SKIP", "no such thing here\n"))
     assert (status, last) == (0, "2 passed, 0 failed, 1 skipped")
     assert any("no such thing here" in line for line in lines)
+
+
+def test_a_skipped_test_is_told_with_its_reason(unit):
+    status, last, lines = tally(unit("one", "PASS", SKIPPED))
+    assert (status, last) == (0, "1 passed, 0 failed, 1 skipped")
+    assert any("test_b: no such thing" in line for line in lines)
+
+
+def test_variants_of_a_program_are_all_counted(unit):
+    assert tally(unit("one", "PASS", GOOD + GOOD + SKIPPED))[:2] == (0, "5 passed, 0 failed, 1 skipped")
 
 
 def test_nothing_executed_is_a_failure(unit, tmp):

@@ -43,6 +43,8 @@ void reason_fill(const struct worker_handle *worker, bool exited, int code, stru
         .signal = exited ? 0 : code,
         .blocked_nr = worker->blocked_nr,
     };
+    if (worker->blocked_nr >= 0)
+        sandbox_call_name(worker->blocked_arch, worker->blocked_nr, ret->blocked_call, sizeof(ret->blocked_call));
     if (worker->reason[0] != '\0') {
         snprintf(ret->text, sizeof(ret->text), "the monitor ended it: %s", worker->reason);
         return;

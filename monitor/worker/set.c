@@ -72,10 +72,11 @@ static void warn_of_missing_layers(const struct worker_set *set)
         log_warning("this host does not offer sandbox layers that workers would use: %s", list);
 }
 
-static void find_host_layers(struct worker_set *set)
+void worker_set_probe(struct worker_set *set)
 {
     uint32_t namespaces = spawn_probe_namespaces();
 
+    sandbox_read_namespaces(set->spawner_ns);
     set->host_layers = IPC_LAYERS_ALL & ~SANDBOX_LAYERS_NAMESPACES;
     set->host_layers |= namespaces;
     if ((namespaces & IPC_LAYER_MOUNT_NS) == 0)
@@ -85,8 +86,8 @@ static void find_host_layers(struct worker_set *set)
     warn_of_missing_layers(set);
 }
 
-int worker_set_new_from(struct event_base *base, const struct sandbox_role *const *roles, const char *dir,
-                        struct worker_set **ret_set, struct error *err)
+static int set_open(struct event_base *base, const struct sandbox_role *const *roles, const char *dir,
+                    struct worker_set **ret_set, struct error *err)
 {
     struct worker_set *set = calloc(1, sizeof(*set));
     int r;
@@ -106,10 +107,18 @@ int worker_set_new_from(struct event_base *base, const struct sandbox_role *cons
         worker_set_free(set);
         return r;
     }
-    sandbox_read_namespaces(set->spawner_ns);
-    find_host_layers(set);
     *ret_set = set;
     return 0;
+}
+
+int worker_set_new_from(struct event_base *base, const struct sandbox_role *const *roles, const char *dir,
+                        struct worker_set **ret_set, struct error *err)
+{
+    int r = set_open(base, roles, dir, ret_set, err);
+
+    if (r == 0)
+        worker_set_probe(*ret_set);
+    return r;
 }
 
 int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct error *err)
@@ -118,7 +127,7 @@ int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct 
     int r = own_directory(dir, sizeof(dir), err);
 
     if (r == 0)
-        r = worker_set_new_from(base, sandbox_roles, dir, ret_set, err);
+        r = set_open(base, sandbox_roles, dir, ret_set, err);
     return r;
 }
 

@@ -26,6 +26,7 @@ struct worker_exit {
     int exit_status; /* -1 if killed by a signal */
     int signal;      /* 0 if it exited */
     int blocked_nr;  /* the blocked system call that it reported, -1: none */
+    char blocked_call[64]; /* its name, "" if none */
     char text[256];  /* a sentence: "it was killed by signal 11 (Segmentation fault)", "the monitor ended it: ..." */
 };
 
@@ -44,10 +45,13 @@ struct worker_ops {
 };
 
 /*
- * Open the worker binaries (next to the monitor's own binary in a build tree, else in LIBEXECDIR) and learn which layers
- * the host offers. 0 or -errno.
+ * Open the worker binaries (next to the monitor's own binary in a build tree, else in LIBEXECDIR). As root, before the
+ * account is changed to one that may not be able to go there. 0 or -errno.
  */
 int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct error *err);
+
+/* Learn which layers the host offers to the account that we are; before the first worker is spawned. */
+void worker_set_probe(struct worker_set *set);
 void worker_set_free(struct worker_set *set); /* kills and reaps whatever is left, without callbacks */
 
 /*

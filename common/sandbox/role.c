@@ -111,6 +111,7 @@ static const struct sandbox_call image_calls[] = {
     CALL(sync_file_range),
     CALL(fstat),
     CALL_EQ(newfstatat, 3, AT_EMPTY_PATH),
+    CALL_EQ(statx, 2, AT_EMPTY_PATH), /* the alignment that O_DIRECT wants */
     CALL(fstatfs),
     CALL_EQ(ioctl, 1, BLKDISCARD),
     CALL_EQ(ioctl, 1, BLKZEROOUT),
@@ -131,8 +132,8 @@ static const struct sandbox_call sanitizer_calls[] = {
 SET(sanitizer, SANDBOX_ALLOW, "the run-time of sanitizers: signal stacks and sizes; only in builds for tests");
 
 static const struct sandbox_call sanitizer_refused_calls[] = {
-    CALL(openat), CALL(open), CALL(readlink), CALL(readlinkat), CALL(stat), CALL(lstat), CALL(statx), CALL(access),
-    CALL(getcwd), CALL(clone), CALL(pipe), CALL(pipe2),
+    CALL(openat), CALL(open), CALL(readlink), CALL(readlinkat), CALL(stat), CALL(lstat),
+    CALL_NE(statx, 2, AT_EMPTY_PATH), CALL(access), CALL(getcwd), CALL(clone), CALL(pipe), CALL(pipe2),
 };
 SET(sanitizer_refused, SANDBOX_REFUSE, "what the run-time of sanitizers tries for a report, and can do without");
 #define SET_UNEXPECTED &set_sanitizer, &set_sanitizer_refused
@@ -163,7 +164,7 @@ static const struct sandbox_call unexpected_calls[] = {
     CALL(readlinkat),
     CALL(stat),
     CALL(lstat),
-    CALL(statx),
+    CALL_NE(statx, 2, AT_EMPTY_PATH),
     CALL_NE(newfstatat, 3, AT_EMPTY_PATH),
     CALL(access),
     CALL(faccessat),

@@ -9,13 +9,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
 #define PROBE_MIN_BYTES 512u
 #define PROBE_MAX_BYTES 65536u
-#define DEVICE_DEFAULT  4096u /* safe for every device whose block size we are not told */
+#define UNKNOWN_BYTES   4096u /* safe on every device, where we cannot find out */
 
 /* ---- Alignment ---- */
 
@@ -37,29 +39,45 @@ static int probe_by_reading(struct file_state *file, struct error *err)
 {
     uint8_t *buf = mmap(NULL, PROBE_MAX_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     uint32_t align = PROBE_MIN_BYTES;
-    ssize_t n = -1;
+    ssize_t n;
+    int saved_errno;
 
     if (buf == MAP_FAILED)
         return error_set(err, -errno, "no memory to probe the alignment of O_DIRECT");
-    while (align <= PROBE_MAX_BYTES && (n = pread(file->fd, buf, align, 0)) < 0 && errno == EINVAL)
-        align *= 2;
-    if (n < 0)
-        error_set(err, -errno, "cannot read from it with cache.direct: %s", strerror(errno));
+    /* If a single byte is fine, then nobody looked: the file starts with a hole, or is empty. */
+    n = pread(file->fd, buf, 1, 0);
+    if (n >= 0)
+        align = UNKNOWN_BYTES;
+    while (n < 0 && errno == EINVAL && align <= PROBE_MAX_BYTES) {
+        n = pread(file->fd, buf, align, 0);
+        if (n < 0 && errno == EINVAL)
+            align *= 2;
+    }
+    saved_errno = errno;
     munmap(buf, PROBE_MAX_BYTES);
     if (n < 0)
-        return err != NULL ? err->code : -EIO;
+        return error_set(err, -saved_errno, "cannot read from it with cache.direct: %s", strerror(saved_errno));
     file->align = align;
-    file->memory_align = MIN(align, DEVICE_DEFAULT);
+    file->memory_align = MIN(align, UNKNOWN_BYTES);
     return 0;
+}
+
+static void probe_device(struct file_state *file)
+{
+    int sector_bytes = 0;
+
+    if (ioctl(file->fd, BLKSSZGET, &sector_bytes) < 0 || sector_bytes < (int)PROBE_MIN_BYTES)
+        sector_bytes = UNKNOWN_BYTES;
+    file->align = (uint32_t)sector_bytes;
+    file->memory_align = PROBE_MIN_BYTES;
 }
 
 int file_probe_direct(struct file_state *file, struct error *err)
 {
-    if (probe_by_statx(file))
-        return 0;
-    if (file->direct)
+    if (file->block_device)
+        probe_device(file);
+    else if (!probe_by_statx(file))
         return probe_by_reading(file, err);
-    file->align = DEVICE_DEFAULT;
     return 0;
 }
 

@@ -7,7 +7,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #define PUNCH    (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 #define ZERO     FALLOC_FL_ZERO_RANGE
@@ -52,15 +54,23 @@ static bool shrink_to_blocks(const struct file_state *file, struct block_request
     return true;
 }
 
+static int discard_on_device(struct block_request *req, uint8_t *scratch)
+{
+    const struct file_state *file = req->node->state;
+    uint64_t range[2] = { req->offset, req->len_bytes };
+
+    return ioctl(file->fd, BLKDISCARD, range) < 0 ? -errno : 0;
+}
+
 /* A hint: where it cannot be followed, nothing was asked for. */
 int file_discard_begin(struct file_state *file, struct block_request *req)
 {
     int ret;
 
-    if (!file->discard_unmap || atomic_load(&file->no_punch_hole))
+    if (!file->discard_unmap || atomic_load(&file->no_discard))
         return 0;
-    if (file->block_device && !shrink_to_blocks(file, req))
-        return 0;
+    if (file->block_device)
+        return shrink_to_blocks(file, req) ? io_queue_call(req->queue, req, discard_on_device) : 0;
     req->fallocate_mode = PUNCH;
     ret = file_execute(file, req);
     return ret == BLOCK_PENDING ? ret : file_discard_next(file, req, ret);
@@ -71,7 +81,7 @@ int file_discard_next(struct file_state *file, struct block_request *req, int re
     if (req->step == STEP_FUA)
         return file_flush_next(file, req, result);
     if (is_unsupported(result)) {
-        atomic_store(&file->no_punch_hole, true);
+        atomic_store(&file->no_discard, true);
         return 0;
     }
     return result < 0 ? result : file_finish_fua(file, req);

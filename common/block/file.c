@@ -62,8 +62,10 @@ static void file_probe_punch_hole(struct file_state *file)
 {
     off_t beyond = (off_t)(round_up(file->file_bytes, ALIGN_MAX) + ALIGN_MAX);
 
-    if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, beyond, ALIGN_MAX) < 0)
+    if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, beyond, ALIGN_MAX) < 0) {
         atomic_store(&file->no_punch_hole, true);
+        atomic_store(&file->no_discard, true);
+    }
 }
 
 static int file_probe_alignment(struct file_state *file, bool wants_direct, struct error *err)
@@ -93,7 +95,7 @@ static void file_fill_info(const struct file_state *file, const struct stat *st,
     info->size_bytes = round_up(file->file_bytes, BLOCK_SECTOR_BYTES);
     info->min_block_bytes = file->direct ? file->align : 1;
     info->preferred_block_bytes = MAX(preferred, info->min_block_bytes);
-    info->discard_unmaps = file->discard_unmap && !info->read_only && !atomic_load(&file->no_punch_hole);
+    info->discard_unmaps = file->discard_unmap && !info->read_only && !atomic_load(&file->no_discard);
     info->fast_zero = !info->read_only && !file->block_device && !atomic_load(&file->no_punch_hole);
 }
 

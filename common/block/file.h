@@ -37,6 +37,7 @@ struct file_state {
     /* What it turned out not to be able to do. */
     atomic_bool no_nowait_read;
     atomic_bool no_nowait_write;
+    atomic_bool no_discard;
     atomic_bool no_punch_hole;
     atomic_bool no_zero_range;
     atomic_bool no_allocate;

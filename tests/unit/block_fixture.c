@@ -193,6 +193,23 @@ void pattern_fill(uint8_t *buf, uint64_t offset, size_t len_bytes, uint8_t seed)
     }
 }
 
+static bool engine_exists(enum io_engine_kind kind)
+{
+    struct error err = { 0 };
+    struct io_loop *loop = io_loop_new(&err);
+    struct io_engine_config config = { .kind = kind, .loops = &loop, .loop_count = 1 };
+    struct io_engine *engine = NULL;
+    bool exists;
+
+    assert_non_null(loop);
+    exists = io_engine_new(&config, &engine, &err) == 0;
+    if (!exists)
+        print_message("[  REASON  ] %s\n", err.text);
+    io_engine_free(engine);
+    io_loop_free(loop);
+    return exists;
+}
+
 int run_variants(const char *group, const struct CMUnitTest *tests, size_t count)
 {
     int failures = 0;
@@ -202,7 +219,7 @@ int run_variants(const char *group, const struct CMUnitTest *tests, size_t count
 
         variant = &variants[i];
         snprintf(name, sizeof(name), "%s: %s", group, variant->name);
-        if (!fixture_place_exists(variant->place)) {
+        if (!engine_exists(variant->engine) || !fixture_place_exists(variant->place)) {
             print_message("[  SKIPPED ] %s\n", name);
             continue;
         }

@@ -134,7 +134,7 @@ const struct nbd_directory_entry *nbd_directory_find(const struct nbd_directory_
         const struct nbd_directory_entry *entry = &view->directory->entries[i];
 
         if (entry->name_len_bytes == name_len_bytes &&
-            memcmp(nbd_directory_name(view, entry), name, name_len_bytes) == 0)
+            (name_len_bytes == 0 || memcmp(nbd_directory_name(view, entry), name, name_len_bytes) == 0))
             return entry;
     }
     return NULL;

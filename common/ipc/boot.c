@@ -91,7 +91,7 @@ static int check_node(const struct ipc_boot *boot, unsigned index, struct error 
 /* Roles without an image have no part of BOOT that speaks of one. */
 static int check_export_fields(const struct ipc_boot *boot, struct error *err)
 {
-    bool wants_nodes = boot->role == IPC_ROLE_NBD_EXPORT;
+    bool wants_nodes = boot->role != IPC_ROLE_NBD_NEGOTIATOR;
 
     if (boot->image_fd_count > IPC_IMAGE_FDS_MAX || boot->node_count > IPC_NODES_MAX)
         return error_set(err, -EPROTO, "%u nodes with %u descriptors", boot->node_count, boot->image_fd_count);
@@ -112,7 +112,7 @@ int ipc_boot_check(const void *message, unsigned fd_count, struct error *err)
     const struct ipc_boot *boot = message;
     int r;
 
-    if (boot->role != IPC_ROLE_NBD_NEGOTIATOR && boot->role != IPC_ROLE_NBD_EXPORT)
+    if (boot->role != IPC_ROLE_NBD_NEGOTIATOR && boot->role != IPC_ROLE_NBD_EXPORT && boot->role != IPC_ROLE_VHOST)
         return error_set(err, -EPROTO, "unknown role %u", boot->role);
     if ((boot->layers & ~IPC_LAYERS_ALL) != 0)
         return error_set(err, -EPROTO, "unknown sandbox layers 0x%x", boot->layers);

@@ -11,9 +11,11 @@
 #include "common/base/log.h"
 #include "common/ipc/worker-page.h"
 
-#define ALL_ROLES   (IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR) | IPC_ROLE_BIT(IPC_ROLE_NBD_EXPORT))
 #define NEGOTIATOR  IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR)
-#define EXPORT      IPC_ROLE_BIT(IPC_ROLE_NBD_EXPORT)
+#define NBD_EXPORT  IPC_ROLE_BIT(IPC_ROLE_NBD_EXPORT)
+#define VHOST       IPC_ROLE_BIT(IPC_ROLE_VHOST)
+#define ALL_EXPORTS (NBD_EXPORT | VHOST)
+#define ALL_ROLES   (NEGOTIATOR | ALL_EXPORTS)
 
 #define CREATING IPC_STATE_BIT(WORKER_CREATING)
 #define RUNNING  IPC_STATE_BIT(WORKER_RUNNING)
@@ -56,16 +58,30 @@ static int check_client(const void *message, unsigned fd_count, struct error *er
     return check_negotiated(&client->negotiated, err);
 }
 
+static int check_vhost_listen(const void *message, unsigned fd_count, struct error *err)
+{
+    const struct ipc_vhost_listen *listen = message;
+
+    if (listen->queues == 0 || listen->queues > IPC_VHOST_QUEUES_MAX)
+        return error_set(err, -EPROTO, "%u queues, expected 1 to %u", listen->queues, IPC_VHOST_QUEUES_MAX);
+    if (!is_power_of_2(listen->logical_block_bytes) || listen->logical_block_bytes < IPC_VHOST_BLOCK_MIN ||
+        listen->logical_block_bytes > IPC_VHOST_BLOCK_MAX)
+        return error_set(err, -EPROTO, "a logical block size of %u", listen->logical_block_bytes);
+    return 0;
+}
+
 /* clang-format off */
 const struct ipc_message_rule ipc_message_rules[] = {
     { "BOOT",      IPC_BOOT,      sizeof(struct ipc_boot),      1, 1 + IPC_IMAGE_FDS_MAX, CREATING,           ALL_ROLES,
       ipc_boot_check,  "what to be: role, export options, node tree; descriptors: worker page, images" },
     { "NEGOTIATE", IPC_NEGOTIATE, sizeof(struct ipc_negotiate), 2, 2,                     RUNNING,            NEGOTIATOR,
       check_negotiate, "a new client, unread; descriptors: client socket, export directory" },
-    { "CLIENT",    IPC_CLIENT,    sizeof(struct ipc_client),    1, 1,                     RUNNING,            EXPORT,
+    { "CLIENT",    IPC_CLIENT,    sizeof(struct ipc_client),    1, 1,                     RUNNING,            NBD_EXPORT,
       check_client,    "a client whose handshake is over; descriptors: client socket" },
     { "DRAIN",     IPC_DRAIN,     sizeof(struct ipc_drain),     0, 0,                     CREATING | RUNNING, ALL_ROLES,
       NULL,            "finish what is in flight, close clients, exit" },
+    { "VHOST_LISTEN", IPC_VHOST_LISTEN, sizeof(struct ipc_vhost_listen), 1, 1,            RUNNING,            VHOST,
+      check_vhost_listen, "serve front-ends; descriptors: listening socket" },
 };
 /* clang-format on */
 const unsigned ipc_message_rule_count = ARRAY_SIZE(ipc_message_rules);
@@ -151,7 +167,7 @@ const struct ipc_status_rule ipc_status_rules[] = {
     { "CLIENT_GONE", IPC_STATUS_CLIENT_GONE, sizeof(struct ipc_status_client_gone), RUNNING | DRAINING,
       ALL_ROLES,  false, check_client_gone,       "a client left or was thrown out" },
     { "IO_ERROR",    IPC_STATUS_IO_ERROR,    sizeof(struct ipc_status_io_error),    RUNNING | DRAINING,
-      EXPORT,     false, check_io_error,          "a request failed below the export" },
+      ALL_EXPORTS, false, check_io_error,          "a request failed below the export" },
 };
 /* clang-format on */
 const unsigned ipc_status_rule_count = ARRAY_SIZE(ipc_status_rules);

@@ -24,6 +24,9 @@
 #define IPC_BLOCK_SIZE_MIN  1
 #define IPC_MAX_FDS         24 /* of one message */
 #define IPC_MESSAGE_MAX     32768
+#define IPC_VHOST_QUEUES_MAX 256 /* a vring index has 8 bits */
+#define IPC_VHOST_BLOCK_MIN  512
+#define IPC_VHOST_BLOCK_MAX  (2u << 20)
 #define IPC_STATUS_BYTES    512 /* every status record; below PIPE_BUF */
 #define IPC_STATUS_TEXT_MAX 384
 #define IPC_IO_THREADS_MAX  64
@@ -33,6 +36,7 @@
 enum ipc_role {
     IPC_ROLE_NBD_NEGOTIATOR = 1,
     IPC_ROLE_NBD_EXPORT = 2,
+    IPC_ROLE_VHOST = 3,
 };
 
 /* ---- Control messages ---- */
@@ -42,6 +46,7 @@ enum ipc_type {
     IPC_NEGOTIATE, /* nbd negotiator: one client. Descriptors: client socket, export directory */
     IPC_CLIENT,    /* nbd export: a client whose handshake is over. Descriptors: client socket */
     IPC_DRAIN,     /* finish what is in flight, close clients, exit */
+    IPC_VHOST_LISTEN, /* vhost: begin to serve. Descriptors: listening socket */
 };
 
 struct ipc_header {
@@ -168,6 +173,16 @@ struct ipc_client {
 
 struct ipc_drain {
     struct ipc_header header;
+};
+
+/*
+ * VHOST_LISTEN, descriptors: a listening unix socket, O_NONBLOCK. Once, after READY: a worker that has not yet opened its
+ * image in the sandbox is not to be reached by anybody.
+ */
+struct ipc_vhost_listen {
+    struct ipc_header header;
+    uint32_t queues;              /* 1 to IPC_VHOST_QUEUES_MAX */
+    uint32_t logical_block_bytes; /* a power of 2, IPC_VHOST_BLOCK_MIN to IPC_VHOST_BLOCK_MAX */
 };
 
 /* ---- Status records ---- */

@@ -176,7 +176,6 @@ static const struct sandbox_call unexpected_calls[] = {
     CALL(ppoll),
     CALL(select),
     CALL(pselect6),
-    CALL(sendmsg),
     CALL(sendmmsg),
     CALL(recvmmsg),
     CALL(getsockopt),
@@ -193,14 +192,40 @@ SET(unexpected, SANDBOX_TRAP, "made by nothing of ours, harmless, and worth a na
 #define SET_UNEXPECTED &set_unexpected
 #endif
 
+/* Of all workers but those that send descriptors. */
+static const struct sandbox_call unexpected_send_calls[] = {
+    CALL(sendmsg),
+};
+SET(unexpected_send, SANDBOX_TRAP, "as unexpected");
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u
+#endif
+
+static const struct sandbox_call vhost_calls[] = {
+    CALL(sendmsg),
+    CALL_EQ(accept4, 3, SOCK_CLOEXEC | SOCK_NONBLOCK),
+    CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL),
+    CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING),
+    CALL_EQ(fcntl, 1, F_ADD_SEALS),
+};
+SET(vhost, SANDBOX_ALLOW,
+    "front-ends are accepted on the listening socket; the inflight buffer is made, sealed, and its descriptor sent to "
+    "the front-end, which is what sendmsg is for (docs/decisions/)");
+
 static const struct sandbox_call_set *const negotiator_sets[] = {
     &set_loop,   &set_client,  &set_memory,    &set_process,   &set_time,
-    &set_control, &set_observe, &set_directory, SET_UNEXPECTED, NULL,
+    &set_control, &set_observe, &set_directory, SET_UNEXPECTED, &set_unexpected_send, NULL,
 };
 
 static const struct sandbox_call_set *const export_sets[] = {
-    &set_loop,    &set_client,  &set_image,     &set_memory, &set_process, &set_time,
-    &set_control, &set_observe, SET_UNEXPECTED, NULL,
+    &set_loop,    &set_client,  &set_image,     &set_memory,          &set_process, &set_time,
+    &set_control, &set_observe, SET_UNEXPECTED, &set_unexpected_send, NULL,
+};
+
+static const struct sandbox_call_set *const vhost_sets[] = {
+    &set_loop,    &set_client,  &set_image, &set_memory,    &set_process, &set_time,
+    &set_control, &set_observe, &set_vhost, SET_UNEXPECTED, NULL,
 };
 
 /*
@@ -243,10 +268,23 @@ static const struct sandbox_role role_nbd_export = {
     .rlimit_count = ARRAY_SIZE(export_rlimits),
 };
 
+static const struct sandbox_role role_vhost = {
+    .name = "vhost",
+    .program = "bulkhead-vhost",
+    .ipc_role = IPC_ROLE_VHOST,
+    .layers = IPC_LAYERS_ALL,
+    .required = WORKER_REQUIRED,
+    .call_sets = vhost_sets,
+    .default_action = SANDBOX_KILL,
+    .rlimits = export_rlimits,
+    .rlimit_count = ARRAY_SIZE(export_rlimits),
+};
+
 const struct sandbox_role *const sandbox_roles[] = {
     &sandbox_role_monitor,
     &role_nbd_negotiator,
     &role_nbd_export,
+    &role_vhost,
     NULL,
 };
 

@@ -80,6 +80,17 @@ static void test_lint_of_the_roles(void **state)
     assert_null(sandbox_role_find(99));
 }
 
+/* What the one role that accepts connections and hands out a buffer needs, with its arguments pinned (role.c). */
+static bool is_excepted(const struct sandbox_role *role, const char *call)
+{
+    static const char *const vhost[] = { "accept4", "sendmsg", "memfd_create" };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(vhost); i++)
+        if (role->ipc_role == IPC_ROLE_VHOST && strcmp(call, vhost[i]) == 0)
+            return true;
+    return false;
+}
+
 static void test_workers_are_not_allowed_what_opens_or_creates(void **state)
 {
     static const char *const never[] = {
@@ -95,7 +106,8 @@ static void test_workers_are_not_allowed_what_opens_or_creates(void **state)
         for (unsigned k = 0; sandbox_roles[i]->call_sets[k] != NULL; k++)
             for (unsigned c = 0; c < sandbox_roles[i]->call_sets[k]->count; c++)
                 for (unsigned n = 0; n < ARRAY_SIZE(never); n++)
-                    if (sandbox_roles[i]->call_sets[k]->action == SANDBOX_ALLOW)
+                    if (sandbox_roles[i]->call_sets[k]->action == SANDBOX_ALLOW &&
+                        !is_excepted(sandbox_roles[i], never[n]))
 #ifdef WITH_SANITIZERS
                         if (strcmp(never[n], "prlimit64") != 0)
 #endif

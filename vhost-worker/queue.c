@@ -1,0 +1,497 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * See queue.h. The guest and its front-end are hostile: the ring code hands over checked pieces of memory, whose bytes
+ * may change at any moment. Nothing here allocates, locks or makes a system call per request beyond the I/O itself.
+ */
+#include "vhost-worker/queue.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define TURN_MAX    256u /* requests of one queue before the others of its thread get their turn */
+#define PUBLISH_MAX 16u  /* finished requests that the driver may have to wait for */
+
+struct vhost_slot {
+    struct block_request io;
+    struct vhost_queue *queue;
+    struct vhost_slot *next; /* free list */
+    struct vring_chain chain;
+    unsigned range_next; /* of blk.ranges: the one to submit next */
+    struct blk_request blk;
+    struct iovec iov[VRING_IOV_MAX];
+};
+
+/* ---- Breaking and stopping ---- */
+
+static void signal_fd(int fd)
+{
+    uint64_t one = 1;
+
+    /* Not blocking; a full counter is as good a signal as any. */
+    if (fd >= 0) {
+        ssize_t n _unused_ = write(fd, &one, sizeof(one));
+    }
+}
+
+/* The ring is not touched again. The reason is the control thread's to read from here on. */
+static void queue_break(struct vhost_queue *q)
+{
+    if (q->is_broken)
+        return;
+    q->is_broken = true;
+    io_loop_unwatch(q->thread->io->loop, &q->kick);
+    signal_fd(q->err_fd);
+    io_loop_post(q->shared->worker->control_loop, &q->broken_task);
+}
+
+static void check_memory(struct vhost_queue *q)
+{
+    if (q->is_broken)
+        return;
+    if (vhost_mapping_broken())
+        error_set(&q->broken_error, -EFAULT, "memory of the guest has gone: its file was cut");
+    else if (q->ring.log_failed)
+        error_set(&q->broken_error, -EPROTO, "queue %u: a write beyond the end of the dirty log", q->index);
+    else
+        return;
+    queue_break(q);
+}
+
+static void thread_remove(struct vhost_thread *thread, struct vhost_queue *q)
+{
+    struct vhost_queue **at = &thread->running;
+
+    while (*at != q)
+        at = &(*at)->next;
+    *at = q->next;
+}
+
+static void add_counters(struct vhost_queue *q)
+{
+    struct worker_page *page = q->shared->worker->page;
+
+    for (unsigned i = 0; i < WORKER_PAGE_OPS; i++) {
+        if (q->ops[i] == 0)
+            continue;
+        worker_page_add(&page->ops[i], q->ops[i]);
+        worker_page_add(&page->bytes[i], q->bytes[i]);
+        if (q->errors[i] != 0)
+            worker_page_add(&page->errors[i], q->errors[i]);
+        q->ops[i] = q->bytes[i] = q->errors[i] = 0;
+    }
+    q->counted = false;
+}
+
+/* Show the driver what is finished. */
+static void queue_flush(struct vhost_queue *q)
+{
+    if (q->counted)
+        add_counters(q);
+    if (q->is_broken)
+        return;
+    vring_publish(&q->ring);
+    if (vring_must_notify(&q->ring))
+        signal_fd(q->call_fd);
+    if (q->shared->log_all)
+        signal_fd(q->shared->log_fd);
+    check_memory(q);
+}
+
+static void queue_check_stopped(struct vhost_queue *q)
+{
+    if (!q->is_stopping || q->slots_in_use > 0)
+        return;
+    queue_flush(q);
+    q->is_running = q->is_stopping = false;
+    thread_remove(q->thread, q);
+    io_loop_post(q->shared->worker->control_loop, &q->stopped_task);
+}
+
+/* ---- Requests ---- */
+
+static void log_data(struct vhost_queue *q, struct vhost_slot *slot)
+{
+    const struct iovec *iov = &q->log_iov[(size_t)(slot - q->slots) * VRING_IOV_MAX];
+
+    for (unsigned i = 0; i < slot->chain.in_count; i++) {
+        if (!vhost_dirty_log_mark_host(&q->shared->log, &q->shared->memory, iov[i].iov_base, iov[i].iov_len))
+            q->ring.log_failed = true;
+    }
+}
+
+static void slot_free(struct vhost_queue *q, struct vhost_slot *slot)
+{
+    slot->next = q->free_slots;
+    q->free_slots = slot;
+    q->slots_in_use--;
+}
+
+/* Give a request back to the driver; it becomes visible with the next flush. */
+static void slot_finish(struct vhost_queue *q, struct vhost_slot *slot, uint8_t status)
+{
+    /* What was not written may not be counted as written (2.7.8.2): without data the status is out of reach, too. */
+    uint32_t len_bytes = status == VIRTIO_BLK_S_OK || slot->chain.in_bytes == 1 ? slot->blk.in_len_bytes : 0;
+
+    if (!q->is_broken) {
+        *slot->blk.status_byte = status;
+        if (q->log_iov != NULL)
+            log_data(q, slot);
+        vring_push(&q->ring, &slot->chain, len_bytes);
+    }
+    slot_free(q, slot);
+}
+
+static void count(struct vhost_queue *q, const struct vhost_slot *slot, int result)
+{
+    enum block_op op = slot->blk.op;
+
+    q->counted = true;
+    q->ops[op]++;
+    if (result == 0)
+        q->bytes[op] += slot->blk.len_bytes;
+    else
+        q->errors[op]++;
+}
+
+/* The block layer is done with the request. */
+static void slot_result(struct vhost_queue *q, struct vhost_slot *slot, int result)
+{
+    count(q, slot, result);
+    if (result == -EFAULT && !q->is_broken) {
+        /* Our own buffers are always there: the kernel met a hole where the guest's memory was. */
+        error_set(&q->broken_error, -EFAULT, "queue %u: memory of the guest has gone: its file was cut", q->index);
+        queue_break(q);
+    } else if (result < 0 && result != -ENOTSUP) {
+        worker_report_io_error(q->shared->worker, &slot->io, slot->blk.offset, slot->blk.len_bytes, result);
+    }
+    slot_finish(q, slot, blk_status(result));
+}
+
+static void slot_complete(struct block_request *io, int result);
+
+/* Submit the ranges from range_next on, one after the other. Returns 0, -errno or BLOCK_PENDING. */
+static int slot_submit_ranges(struct vhost_queue *q, struct vhost_slot *slot)
+{
+    int ret = 0;
+
+    while (ret == 0 && slot->range_next < slot->blk.range_count) {
+        const struct blk_range *range = &slot->blk.ranges[slot->range_next++];
+
+        slot->io = (struct block_request){ .op = slot->blk.op, .flags = range->flags, .offset = range->offset,
+                                           .len_bytes = range->len_bytes, .complete = slot_complete };
+        slot->blk.offset = range->offset;
+        slot->blk.len_bytes = range->len_bytes;
+        ret = block_submit(q->shared->worker->root, q->thread->io->queue, &slot->io);
+    }
+    return ret;
+}
+
+/* A request that was pending is done, on the queue's own thread. */
+static void slot_complete(struct block_request *io, int result)
+{
+    struct vhost_slot *slot = container_of(io, struct vhost_slot, io);
+    struct vhost_queue *q = slot->queue;
+
+    if (result == 0 && slot->blk.action == BLK_RANGES) {
+        result = slot_submit_ranges(q, slot);
+        if (result == BLOCK_PENDING)
+            return;
+    }
+    slot_result(q, slot, result);
+    /* The thread's hook flushes at the end of this turn. */
+}
+
+/* Execute a request that was taken. Returns whether it is finished. */
+static bool slot_start(struct vhost_queue *q, struct vhost_slot *slot)
+{
+    int ret;
+
+    switch (slot->blk.action) {
+    case BLK_FINISH:
+        slot_finish(q, slot, slot->blk.status);
+        return true;
+    case BLK_RANGES:
+        slot->range_next = 0;
+        ret = slot_submit_ranges(q, slot);
+        break;
+    case BLK_TRANSFER:
+    case BLK_FLUSH:
+    default:
+        slot->io.op = slot->blk.op;
+        slot->io.flags = slot->blk.flags;
+        slot->io.offset = slot->blk.offset;
+        slot->io.len_bytes = slot->blk.action == BLK_FLUSH ? 0 : slot->blk.len_bytes;
+        slot->io.iov = slot->blk.iov;
+        slot->io.iov_count = slot->blk.action == BLK_FLUSH ? 0 : slot->blk.iov_count;
+        slot->io.complete = slot_complete;
+        ret = block_submit(q->shared->worker->root, q->thread->io->queue, &slot->io);
+        break;
+    }
+    if (ret == BLOCK_PENDING)
+        return false;
+    slot_result(q, slot, ret);
+    return true;
+}
+
+/* Take one request off the ring. 1, 0: none is available, or -errno: the ring is broken. */
+static int slot_take(struct vhost_queue *q, struct vhost_slot *slot)
+{
+    int ret = vring_pop(&q->ring, &slot->chain, slot->iov, &q->broken_error);
+
+    if (ret <= 0)
+        return ret;
+    if (q->log_iov != NULL)
+        memcpy(&q->log_iov[(size_t)(slot - q->slots) * VRING_IOV_MAX], slot->iov + slot->chain.out_count,
+               slot->chain.in_count * sizeof(struct iovec));
+    ret = blk_request_parse(&q->shared->device, &slot->chain, slot->iov, &slot->blk, &q->broken_error);
+    return ret < 0 ? ret : 1;
+}
+
+/* Serve what is available, up to a turn's worth. Returns whether there was anything. */
+static bool queue_serve(struct vhost_queue *q)
+{
+    unsigned taken, finished = 0;
+
+    vring_want_notify(&q->ring, false);
+    for (taken = 0; taken < TURN_MAX && !q->is_broken; taken++) {
+        struct vhost_slot *slot = q->free_slots;
+        int ret;
+
+        /* The ring bounds what is in flight, so there is one unless the bound was just reached. */
+        if (slot == NULL)
+            break;
+        ret = slot_take(q, slot);
+        if (ret == 0)
+            break;
+        if (ret < 0) {
+            error_prepend(&q->broken_error, "queue %u", q->index);
+            queue_break(q);
+            break;
+        }
+        q->free_slots = slot->next;
+        q->slots_in_use++;
+        finished += slot_start(q, slot);
+        if (finished % PUBLISH_MAX == 0 && !q->is_broken)
+            vring_publish(&q->ring);
+    }
+    queue_flush(q);
+    return taken > 0;
+}
+
+static bool may_serve(const struct vhost_queue *q)
+{
+    return q->kicked && !q->is_stopping && !q->is_broken;
+}
+
+static void on_kick(struct io_watch *watch, uint32_t events)
+{
+    struct vhost_queue *q = container_of(watch, struct vhost_queue, kick);
+
+    if (q->kick_is_stream) {
+        uint8_t buffer[64];
+        ssize_t n = read(watch->fd, buffer, sizeof(buffer));
+
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+            io_loop_unwatch(q->thread->io->loop, &q->kick);
+            return;
+        }
+    }
+    q->kicked = true;
+    if (may_serve(q))
+        queue_serve(q);
+}
+
+static bool thread_run(struct io_hook *hook)
+{
+    struct vhost_thread *thread = container_of(hook, struct vhost_thread, hook);
+    struct vhost_queue *next;
+    bool progress = false;
+
+    for (struct vhost_queue *q = thread->running; q != NULL; q = next) {
+        next = q->next;
+        if (may_serve(q) && vring_available(&q->ring))
+            progress |= queue_serve(q);
+        else if (q->counted || q->ring.unpublished > 0)
+            queue_flush(q);
+        queue_check_stopped(q);
+    }
+    return progress;
+}
+
+/* Last before sleep: from here on kicks are needed. */
+static bool thread_before_sleep(struct io_hook *hook)
+{
+    struct vhost_thread *thread = container_of(hook, struct vhost_thread, hook);
+    bool work = false;
+
+    for (struct vhost_queue *q = thread->running; q != NULL; q = q->next) {
+        if (!may_serve(q))
+            continue;
+        vring_want_notify(&q->ring, true);
+        work |= vring_available(&q->ring);
+    }
+    return work;
+}
+
+/* ---- Life ---- */
+
+void vhost_thread_init(struct vhost_thread *thread, struct worker_io_thread *io)
+{
+    thread->io = io;
+    thread->running = NULL;
+    thread->hook = (struct io_hook){ .run = thread_run, .before_sleep = thread_before_sleep };
+    io_loop_add_hook(io->loop, &thread->hook);
+}
+
+static void run_start(struct io_task *task)
+{
+    struct vhost_queue *q = container_of(task, struct vhost_queue, start_task);
+    int ret;
+
+    q->is_running = true;
+    q->next = q->thread->running;
+    q->thread->running = q;
+    /* An eventfd raises an event with each write, so its counter need not be read back. */
+    ret = io_loop_watch(q->thread->io->loop, &q->kick, q->kick_is_stream ? EPOLLIN : EPOLLIN | EPOLLET);
+    if (ret < 0) {
+        error_set(&q->broken_error, ret, "queue %u: its kick descriptor cannot be watched: %s", q->index,
+                  strerror(-ret));
+        queue_break(q);
+    } else if (may_serve(q)) {
+        queue_serve(q);
+    }
+}
+
+static void run_stop(struct io_task *task)
+{
+    struct vhost_queue *q = container_of(task, struct vhost_queue, stop_task);
+
+    q->is_stopping = true;
+    io_loop_unwatch(q->thread->io->loop, &q->kick);
+    queue_check_stopped(q);
+}
+
+static void run_stopped(struct io_task *task)
+{
+    struct vhost_queue *q = container_of(task, struct vhost_queue, stopped_task);
+
+    q->stopped(q);
+}
+
+static void run_broken(struct io_task *task)
+{
+    struct vhost_queue *q = container_of(task, struct vhost_queue, broken_task);
+
+    q->broken(q);
+}
+
+void vhost_queue_init(struct vhost_queue *q, struct vhost_shared *shared, struct vhost_thread *thread, unsigned index)
+{
+    *q = (struct vhost_queue){
+        .shared = shared,
+        .thread = thread,
+        .index = index,
+        .kick_fd = -1,
+        .call_fd = -1,
+        .err_fd = -1,
+        .start_task = { .run = run_start },
+        .stop_task = { .run = run_stop },
+        .stopped_task = { .run = run_stopped },
+        .broken_task = { .run = run_broken },
+    };
+}
+
+void vhost_queue_reset(struct vhost_queue *q)
+{
+    vring_done(&q->ring);
+    vhost_inflight_close(&q->inflight);
+    free(TAKE_PTR(q->slots));
+    free(TAKE_PTR(q->log_iov));
+    q->slot_count = 0;
+    q->kicked = false;
+    close_fd(&q->kick_fd);
+    close_fd(&q->call_fd);
+    close_fd(&q->err_fd);
+}
+
+int vhost_queue_set_kick(struct vhost_queue *q, int fd, struct error *err)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return error_set(err, -EINVAL, "cannot look at the kick descriptor: %s", strerror(errno));
+    /* An eventfd has no type; files and directories cannot be waited for. */
+    if (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode))
+        return error_set(err, -EINVAL, "the kick descriptor is neither an eventfd nor a pipe");
+    q->kick_is_stream = S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode);
+    close_fd(&q->kick_fd);
+    q->kick_fd = fd;
+    return 0;
+}
+
+/*
+ * An eventfd (it has no type) blocks when its counter is full, which takes a front-end that wants that; it hurts itself.
+ * A pipe is full when nobody reads it for a while.
+ */
+int vhost_signal_fd_check(int fd, struct error *err)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return error_set(err, -EINVAL, "cannot look at the descriptor: %s", strerror(errno));
+    if ((st.st_mode & S_IFMT) == 0)
+        return 0;
+    if (!S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
+        return error_set(err, -EINVAL, "the descriptor is neither an eventfd nor a pipe");
+    if (!(fcntl(fd, F_GETFL) & O_NONBLOCK))
+        return error_set(err, -EINVAL, "the descriptor is a pipe or socket that blocks");
+    return 0;
+}
+
+static int make_slots(struct vhost_queue *q, struct error *err)
+{
+    unsigned slot_count = q->ring.size;
+
+    free(q->log_iov);
+    q->log_iov = NULL;
+    if (slot_count != q->slot_count) {
+        free(q->slots);
+        q->slot_count = 0;
+        q->slots = calloc(slot_count, sizeof(*q->slots));
+        if (q->slots == NULL)
+            return error_set(err, -ENOMEM, "no memory for a queue of %u requests", slot_count);
+        q->slot_count = slot_count;
+    }
+    if (q->shared->log_all) {
+        q->log_iov = calloc(slot_count, VRING_IOV_MAX * sizeof(*q->log_iov));
+        if (q->log_iov == NULL)
+            return error_set(err, -ENOMEM, "no memory to log a queue of %u requests", slot_count);
+    }
+    q->free_slots = NULL;
+    q->slots_in_use = 0;
+    for (unsigned i = slot_count; i-- > 0;) {
+        q->slots[i].queue = q;
+        q->slots[i].next = q->free_slots;
+        q->free_slots = &q->slots[i];
+    }
+    return 0;
+}
+
+int vhost_queue_start(struct vhost_queue *q, struct error *err)
+{
+    int ret = make_slots(q, err);
+
+    if (ret < 0)
+        return ret;
+    q->is_stopping = q->is_broken = false;
+    q->kick = (struct io_watch){ .fd = q->kick_fd, .ready = on_kick };
+    io_loop_post(q->thread->io->loop, &q->start_task);
+    return 0;
+}
+
+void vhost_queue_stop(struct vhost_queue *q)
+{
+    io_loop_post(q->thread->io->loop, &q->stop_task);
+}

@@ -4,7 +4,6 @@
  * clients whose handshake is over; it must never hold a listening socket, a TLS key or another export's image.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -20,7 +19,8 @@ static void tell_gone(struct nbd_export *export, uint64_t client_id, bool in_ord
         .client_gone = { .client_id = client_id, .error = in_order ? 0 : 1 },
     };
 
-    snprintf(status.client_gone.text, sizeof(status.client_gone.text), "%s", text);
+    snprintf(status.client_gone.text, sizeof(status.client_gone.text), "%.*s",
+             (int)sizeof(status.client_gone.text) - 1, text);
     worker_report(export->opaque, &status);
 }
 
@@ -43,7 +43,6 @@ static int export_setup(struct worker *worker, struct error *err)
         free(export);
         return error_set(err, -ENOMEM, "no memory for the buffers of %u I/O threads", worker->boot.io_threads);
     }
-    signal(SIGPIPE, SIG_IGN);
     export->opaque = worker;
     export->page = worker->page;
     export->control_loop = worker->control_loop;

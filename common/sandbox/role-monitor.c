@@ -104,7 +104,9 @@ static const struct sandbox_call confine_calls[] = {
     CALL(arch_prctl), CALL(set_tid_address), CALL(mount), CALL(umount2), CALL(pivot_root), CALL(capset),
     CALL(landlock_create_ruleset), CALL(landlock_restrict_self),
     CALL(io_uring_setup), CALL(io_uring_register), CALL(io_uring_enter),
-    CALL_EQ(seccomp, 0, SECCOMP_SET_MODE_FILTER), CALL_EQ(seccomp, 0, SECCOMP_GET_ACTION_AVAIL),
+    /* libseccomp asks for the strict mode with flags that it does not have, to see whether the call is there. */
+    CALL_EQ(seccomp, 0, SECCOMP_SET_MODE_STRICT), CALL_EQ(seccomp, 0, SECCOMP_SET_MODE_FILTER),
+    CALL_EQ(seccomp, 0, SECCOMP_GET_ACTION_AVAIL),
     CALL_EQ(prctl, 0, PR_SET_PDEATHSIG), CALL_EQ(prctl, 0, PR_GET_PDEATHSIG), CALL_EQ(prctl, 0, PR_SET_DUMPABLE),
     CALL_EQ(prctl, 0, PR_GET_DUMPABLE), CALL_EQ(prctl, 0, PR_SET_NAME), CALL_EQ(prctl, 0, PR_GET_NAME),
     CALL_EQ(prctl, 0, PR_SET_SECCOMP), CALL_EQ(prctl, 0, PR_GET_SECCOMP), CALL_EQ(prctl, 0, PR_SET_NO_NEW_PRIVS),

@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <netinet/in.h>
 #include <seccomp.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -132,8 +133,8 @@ static const struct sandbox_call sanitizer_calls[] = {
 SET(sanitizer, SANDBOX_ALLOW, "the run-time of sanitizers: signal stacks and sizes; only in builds for tests");
 
 static const struct sandbox_call sanitizer_refused_calls[] = {
-    CALL(openat), CALL(open), CALL(readlink), CALL(readlinkat), CALL(stat), CALL(lstat),
-    CALL_NE(statx, 2, AT_EMPTY_PATH), CALL(access), CALL(getcwd), CALL(clone), CALL(pipe), CALL(pipe2),
+    CALL(openat), CALL(open), CALL(readlink), CALL(readlinkat), CALL(stat), CALL(lstat), CALL(access), CALL(getcwd),
+    CALL(clone),  CALL(pipe), CALL(pipe2),    CALL_NE(statx, 2, AT_EMPTY_PATH),  CALL_EQ(ioctl, 1, TCGETS),
 };
 SET(sanitizer_refused, SANDBOX_REFUSE, "what the run-time of sanitizers tries for a report, and can do without");
 #define SET_UNEXPECTED &set_sanitizer, &set_sanitizer_refused

@@ -6,6 +6,8 @@
 #ifndef BULKHEAD_BLOCK_BLOCK_H
 #define BULKHEAD_BLOCK_BLOCK_H
 
+#include <time.h>
+
 #include "common/base/error.h"
 #include "common/io/queue.h"
 #include "common/ipc/ipc-protocol.h"
@@ -41,6 +43,29 @@ void block_node_info(const struct block_node *node, struct block_info *ret_info)
  * -ENOSPC, ...). Any alignment is accepted; buffers that are page-aligned spare a copy where the node is O_DIRECT.
  */
 int block_submit(struct block_node *node, struct io_queue *queue, struct block_request *req);
+
+/*
+ * What of the node is really stored, and when it was last changed. 0, or -ENOTSUP for a node that stores nothing. Does
+ * not wait for a device.
+ */
+struct block_usage {
+    uint64_t allocated_bytes;
+    struct timespec changed;
+};
+int block_node_usage(const struct block_node *node, struct block_usage *ret_usage);
+
+/*
+ * Two calls that may block: make them on a pool thread (io_queue_call()).
+ *
+ * block_node_resize() makes the node size_bytes long, to the byte where it is a file; what is new reads as zeros. The
+ * node's size_bytes is that, rounded up to 512. Whoever calls it holds the permission to resize. -ENOTSUP for a node
+ * whose size is fixed, -EPERM for one that is read-only, -EFBIG, or the error of the storage.
+ *
+ * block_node_allocate() reserves storage for a range within the node; its content stays. -EOPNOTSUPP where that cannot be
+ * done.
+ */
+int block_node_resize(struct block_node *node, uint64_t size_bytes);
+int block_node_allocate(struct block_node *node, uint64_t offset, uint64_t len_bytes);
 
 /*
  * Where [offset, offset + len) can be read directly from one image descriptor without blocking and without further work

@@ -40,6 +40,10 @@ struct block_driver {
     int (*submit[BLOCK_OP_MAX])(struct block_node *node, struct block_request *req);
     /* NULL: no. Translates *offset; the range lies within the node. */
     bool (*map)(struct block_node *node, uint64_t *offset, uint64_t len_bytes, int *ret_fd);
+    /* NULL: the child's, or without a child not supported. See block.h; the range lies within the node. */
+    int (*usage)(const struct block_node *node, struct block_usage *ret_usage);
+    int (*resize)(struct block_node *node, uint64_t size_bytes);
+    int (*allocate)(struct block_node *node, uint64_t offset, uint64_t len_bytes);
 };
 
 extern const struct block_driver *const block_drivers[]; /* NULL-terminated */
@@ -49,6 +53,12 @@ extern const struct block_driver block_driver_host_device;
 extern const struct block_driver block_driver_raw;
 extern const struct block_driver block_driver_null_co;
 extern const struct block_driver block_driver_blkdebug;
+
+/* The size may change while requests are under way: by block_node_resize(), on a pool thread. */
+static inline uint64_t block_node_size(const struct block_node *node)
+{
+    return __atomic_load_n(&node->info.size_bytes, __ATOMIC_RELAXED);
+}
 
 /* Hand req to node as it is now, without the checks of block_submit(): from a driver to its child. */
 static inline int block_node_submit(struct block_node *node, struct block_request *req)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The file and host_device drivers: what the image can do is found out here, and requests are dispatched by a table to
- * the other parts. The descriptor comes from the monitor, already opened with the right access; nothing here opens,
- * resizes or locks.
+ * the other parts. The descriptor comes from the monitor, already opened with the right access; nothing here opens
+ * or locks.
  */
 #include "common/block/file.h"
 
@@ -150,6 +150,45 @@ static bool file_map(struct block_node *node, uint64_t *offset, uint64_t len_byt
     return true;
 }
 
+/* ---- Size ---- */
+
+static int file_usage(const struct block_node *node, struct block_usage *ret_usage)
+{
+    const struct file_state *file = node->state;
+    struct stat st;
+
+    if (fstat(file->fd, &st) < 0)
+        return -errno;
+    /* Blocks of a device file are those of its directory entry. */
+    ret_usage->allocated_bytes = file->block_device ? block_node_size(node) : (uint64_t)st.st_blocks * 512;
+    ret_usage->changed = st.st_mtim;
+    return 0;
+}
+
+static int file_resize(struct block_node *node, uint64_t size_bytes)
+{
+    struct file_state *file = node->state;
+
+    if (file->block_device)
+        return -ENOTSUP;
+    if (ftruncate(file->fd, (off_t)size_bytes) < 0)
+        return -errno;
+    atomic_store(&file->file_bytes, size_bytes);
+    atomic_fetch_add(&file->unmap_count, 1); /* extents that were found before are void */
+    return 0;
+}
+
+static int file_allocate(struct block_node *node, uint64_t offset, uint64_t len_bytes)
+{
+    struct file_state *file = node->state;
+
+    if (file->block_device)
+        return -EOPNOTSUPP;
+    if (fallocate(file->fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len_bytes) < 0)
+        return -errno;
+    return 0;
+}
+
 /* ---- Dispatching ---- */
 
 static const struct file_op {
@@ -245,6 +284,9 @@ const struct block_driver block_driver_file = {
     .close = file_close,
     .submit = FILE_SUBMIT,
     .map = file_map,
+    .usage = file_usage,
+    .resize = file_resize,
+    .allocate = file_allocate,
 };
 
 const struct block_driver block_driver_host_device = {
@@ -256,4 +298,7 @@ const struct block_driver block_driver_host_device = {
     .close = file_close,
     .submit = FILE_SUBMIT,
     .map = file_map,
+    .usage = file_usage,
+    .resize = file_resize,
+    .allocate = file_allocate,
 };

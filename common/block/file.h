@@ -33,7 +33,7 @@ struct file_state {
     bool needs_flush;      /* what was written may be lost until it is flushed, and somebody cares */
     uint32_t align;        /* of offset and length: of O_DIRECT, or of fallocate() on a block device; else 1 */
     uint32_t memory_align; /* of buffers for O_DIRECT */
-    uint64_t file_bytes;   /* the size at open, not rounded */
+    _Atomic uint64_t file_bytes; /* the size, not rounded */
     /* What it turned out not to be able to do. */
     atomic_bool no_nowait_read;
     atomic_bool no_nowait_write;

@@ -9,6 +9,7 @@
 
 struct raw_state {
     uint64_t offset_bytes;
+    bool has_size;
 };
 
 static int raw_open(struct block_node *node, const struct block_open_args *args, struct error *err)
@@ -37,6 +38,7 @@ static int raw_open(struct block_node *node, const struct block_open_args *args,
                          " bytes makes it %" PRIu64,
                          BLOCK_SECTOR_BYTES, spec->offset_bytes, child_bytes, size_bytes);
     raw->offset_bytes = spec->offset_bytes;
+    raw->has_size = (spec->flags & IPC_NODE_HAS_SIZE) != 0;
     node->info = node->child->info;
     node->info.read_only |= (spec->flags & IPC_NODE_READ_ONLY) != 0;
     node->info.size_bytes = size_bytes;
@@ -61,6 +63,21 @@ static bool raw_map(struct block_node *node, uint64_t *offset, uint64_t len_byte
     return node->child->driver->map(node->child, offset, len_bytes, ret_fd);
 }
 
+/* A window that has a size of its own keeps it. */
+static int raw_resize(struct block_node *node, uint64_t size_bytes)
+{
+    const struct raw_state *raw = node->state;
+
+    return raw->has_size ? -ENOTSUP : block_node_resize(node->child, raw->offset_bytes + size_bytes);
+}
+
+static int raw_allocate(struct block_node *node, uint64_t offset, uint64_t len_bytes)
+{
+    const struct raw_state *raw = node->state;
+
+    return block_node_allocate(node->child, raw->offset_bytes + offset, len_bytes);
+}
+
 const struct block_driver block_driver_raw = {
     .id = IPC_DRIVER_RAW,
     .name = "raw",
@@ -76,4 +93,6 @@ const struct block_driver block_driver_raw = {
         [BLOCK_OP_STATUS] = raw_submit,
     },
     .map = raw_map,
+    .resize = raw_resize,
+    .allocate = raw_allocate,
 };

@@ -155,6 +155,7 @@ struct block_node *block_tree_root(const struct block_tree *tree)
 void block_node_info(const struct block_node *node, struct block_info *ret_info)
 {
     *ret_info = node->info;
+    ret_info->size_bytes = block_node_size(node);
 }
 
 /* ---- Requests ---- */
@@ -183,7 +184,7 @@ int block_submit(struct block_node *node, struct io_queue *queue, struct block_r
     rule = &op_rules[req->op];
     if (rule->changes && node->info.read_only)
         return -EPERM;
-    if (rule->has_range && !range_within(req->offset, req->len_bytes, node->info.size_bytes))
+    if (rule->has_range && !range_within(req->offset, req->len_bytes, block_node_size(node)))
         return rule->beyond_end;
     if (req->op == BLOCK_OP_STATUS && (req->len_bytes == 0 || req->extents_max == 0))
         return -EINVAL;
@@ -202,7 +203,7 @@ int block_submit(struct block_node *node, struct io_queue *queue, struct block_r
 
 bool block_node_map(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd, uint64_t *ret_offset)
 {
-    if (node->driver->map == NULL || !range_within(offset, len_bytes, node->info.size_bytes))
+    if (node->driver->map == NULL || !range_within(offset, len_bytes, block_node_size(node)))
         return false;
     *ret_offset = offset;
     return node->driver->map(node, ret_offset, len_bytes, ret_fd);

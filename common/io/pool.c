@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 /* Enough for the calls that are made here; AddressSanitizer's frames are several times as large. */
 #ifdef WITH_SANITIZERS
@@ -42,6 +43,7 @@ static void *pool_thread(void *arg)
     const struct io_pool_thread *thread = arg;
     struct io_pool *pool = thread->pool;
 
+    prctl(PR_SET_NAME, "io-pool", 0, 0, 0); /* pthread_setname_np() would open a file of /proc */
     pthread_mutex_lock(&pool->lock);
     while (true) {
         struct block_request *req = io_request_list_pop(&pool->list);
@@ -106,10 +108,7 @@ static int pool_start_threads(struct io_pool *pool, unsigned count)
         thread->pool = pool;
         thread->scratch = pool->scratch + pool->thread_count * pool->scratch_bytes;
         ret = pthread_create(&thread->id, &attr, pool_thread, thread);
-        if (ret == 0) {
-            pthread_setname_np(thread->id, "io-pool");
-            pool->thread_count++;
-        }
+        pool->thread_count += ret == 0;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);

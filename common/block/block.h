@@ -69,8 +69,9 @@ int block_node_allocate(struct block_node *node, uint64_t offset, uint64_t len_b
 
 /*
  * Where [offset, offset + len) can be read directly from one image descriptor without blocking and without further work
- * of a driver (that is, from a file system in memory, within the file's size): fills the descriptor and the offset in
- * it and returns true. For sendfile and splice. Whoever cuts the file meanwhile makes them come up short.
+ * of a driver (that is, within the file's size, from a file system in memory or, as far as a look tells, from the page
+ * cache): fills the descriptor and the offset in it and returns true. For sendfile and splice. Whoever cuts the file
+ * meanwhile makes them come up short.
  */
 bool block_node_map(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd, uint64_t *ret_offset);
 

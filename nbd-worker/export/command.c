@@ -5,11 +5,8 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <sys/uio.h>
 
 #include "nbd-worker/export/export.h"
-
-#define PROBE_STRIDE_BYTES (128u << 10) /* the page cache fills by readahead windows of at least this */
 
 static void refuse_no_memory(struct nbd_client *client, const struct nbd_request *request)
 {
@@ -71,23 +68,6 @@ static size_t read_head_bytes(const struct nbd_client *client)
     return client->limits.structured_reply ? sizeof(struct nbd_chunk_data) : sizeof(struct nbd_simple_reply);
 }
 
-/*
- * Whether the range is in the page cache, as far as a look at each readahead window tells: sendfile would block the
- * thread on what is not. A file system that has no non-blocking reads keeps its data in memory.
- */
-static bool is_cached(int fd, uint64_t offset, uint64_t len_bytes)
-{
-    for (uint64_t at = 0; at < len_bytes; at += PROBE_STRIDE_BYTES) {
-        uint64_t last = MIN(at + PROBE_STRIDE_BYTES, len_bytes) - 1;
-        char byte;
-        struct iovec iov = { &byte, 1 };
-
-        if (preadv2(fd, &iov, 1, (off_t)(offset + last), RWF_NOWAIT) != 1)
-            return errno == EOPNOTSUPP;
-    }
-    return true;
-}
-
 /* From the page cache to the socket. False: not possible or not wise, nothing has happened. */
 static bool read_by_sendfile(struct nbd_client *client, const struct nbd_request *request)
 {
@@ -97,8 +77,7 @@ static bool read_by_sendfile(struct nbd_client *client, const struct nbd_request
     int fd;
 
     if (request->len_bytes < NBD_SENDFILE_MIN_BYTES ||
-        !block_node_map(thread->export->root, request->offset, request->len_bytes, &fd, &file_offset) ||
-        !is_cached(fd, file_offset, request->len_bytes))
+        !block_node_map(thread->export->root, request->offset, request->len_bytes, &fd, &file_offset))
         return false;
     slot = nbd_slot_new(client, request, 0);
     if (slot == NULL)

@@ -29,8 +29,8 @@
 #define NBD_RECEIVE_BYTES      (256u << 10)    /* the receive buffer of a thread */
 #define NBD_RECEIVE_LARGE_BYTES (32u << 10) /* of it, while large payloads come: they are to land in their slots */
 #define NBD_SEND_BYTES         (256u << 10)    /* the send buffer of a thread */
-#define NBD_SEND_NOW_BYTES     (128u << 10)    /* so much is sent at once, so that the client is not kept waiting */
-#define NBD_SENDFILE_MIN_BYTES (64u << 10)     /* reads from this size on go from the page cache to the socket */
+#define NBD_SEND_NOW_BYTES     (64u << 10)     /* so much is sent at once: the client works on it meanwhile */
+#define NBD_SENDFILE_MIN_BYTES (16u << 10)     /* reads from this size on go from the page cache to the socket */
 #define NBD_TURN_FILE_BYTES    (2u << 20)      /* sent from files to one client, then the others have their turn */
 #define NBD_EXTENTS_MAX        2048u           /* of one reply to BLOCK_STATUS */
 #define NBD_LINGER_NS          10000000000ull  /* a client that is leaving may go without progress for this long */

@@ -50,6 +50,7 @@ static void test_raw_zeroes_and_maps_at_its_offset(void **state)
     uint8_t *bytes = malloc(SIZE), *got = malloc(SIZE);
     uint64_t offset;
     int ret, fd, mapped_fd = -1;
+    bool mapped;
 
     fd = open_raw(f, 0, 8192, 0, &ret);
     assert_int_equal(ret, 0);
@@ -65,8 +66,10 @@ static void test_raw_zeroes_and_maps_at_its_offset(void **state)
     assert_int_equal(extents[1].len_bytes, 8192);
     assert_int_equal(extents[1].flags, BLOCK_EXTENT_ZERO | BLOCK_EXTENT_HOLE);
     assert_int_equal(extents[2].len_bytes, SIZE - 8192 - 4096 - 8192);
-    assert_int_equal(block_node_map(f->root, 100, 1000, &mapped_fd, &offset), variant->place == PLACE_MEMORY);
-    if (variant->place == PLACE_MEMORY) {
+    /* Just written, hence in the page cache; a disk's file system need not be able to tell. */
+    mapped = block_node_map(f->root, 100, 1000, &mapped_fd, &offset);
+    assert_true(mapped || variant->place == PLACE_DISK);
+    if (mapped) {
         assert_int_equal(mapped_fd, fd);
         assert_int_equal(offset, 8192 + 100);
     }

@@ -158,7 +158,6 @@ int nbd_server_options_check(const struct nbd_server_options *options, struct er
         { options->tls_creds != NULL, "tls-creds", "this version serves NBD without TLS only" },
         { options->tls_authz != NULL, "tls-authz", "this version serves NBD without TLS only" },
         { addr->type == SOCKET_ADDRESS_INET && addr->inet.mptcp, "mptcp", "leave it out" },
-        { addr->type == SOCKET_ADDRESS_VSOCK, "type=vsock", "use inet, unix or fd" },
     };
 
     if (addr->type == SOCKET_ADDRESS_INET && addr->inet.has_ipv4 && addr->inet.has_ipv6 && !addr->inet.ipv4 &&

@@ -91,8 +91,6 @@ static void test_what_is_not_supported_is_refused_by_name(void **state)
           "member 'inject-error.0.state' is not supported: rules have no states" },
         { &schema_nbd_server_options, "{\"addr\":{\"type\":\"unix\",\"path\":\"/x\"},\"tls-creds\":\"t\"}",
           "member 'tls-creds' is not supported: this version serves NBD without TLS only" },
-        { &schema_nbd_server_options, "{\"addr\":{\"type\":\"vsock\",\"cid\":\"1\",\"port\":\"1\"}}",
-          "member 'type=vsock' is not supported: use inet, unix or fd" },
         { &schema_nbd_server_options,
           "{\"addr\":{\"type\":\"inet\",\"host\":\"h\",\"port\":\"1\",\"ipv4\":false,\"ipv6\":false}}",
           "members 'ipv4' and 'ipv6' are both off: that leaves no address" },

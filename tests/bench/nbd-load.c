@@ -15,6 +15,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -262,6 +263,20 @@ static unsigned take_replies(struct connection *c, size_t *have_bytes, uint64_t 
     return ended;
 }
 
+/*
+ * Wait in poll(), as libnbd and QEMU do. A client that sleeps in recv() on a unix socket is also woken when the server
+ * takes its request, and the server pays for that.
+ */
+static ssize_t receive(struct connection *c, size_t have_bytes)
+{
+    struct pollfd pfd = { .fd = c->fd, .events = POLLIN };
+    ssize_t n;
+
+    while ((n = recv(c->fd, c->in + have_bytes, RECEIVE_BYTES - have_bytes, MSG_DONTWAIT)) < 0 && errno == EAGAIN)
+        poll(&pfd, 1, -1);
+    return n;
+}
+
 static void *run(void *arg)
 {
     struct connection *c = arg;
@@ -272,7 +287,7 @@ static void *run(void *arg)
 
     issue(c, in_flight);
     while (in_flight > 0) {
-        ssize_t n = recv(c->fd, c->in + have_bytes, RECEIVE_BYTES - have_bytes, 0);
+        ssize_t n = receive(c, have_bytes);
         unsigned ended;
 
         if (n <= 0)

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/base/log.h"
@@ -62,6 +63,34 @@ static void test_lint_of_the_status_table(void **state)
             assert_string_not_equal(ipc_status_rules[k].name, rule->name);
     }
     assert_null(ipc_status_rule_find(0));
+}
+
+/* ---- Documentation ---- */
+
+static void test_docs_have_every_row(void **state)
+{
+    char page[65536] = "";
+    char path[512];
+    char name[64];
+    FILE *file;
+
+    if (getenv("srcdir") == NULL) /* set by `make check` */
+        skip();
+    snprintf(path, sizeof(path), "%s/docs/ipc.md", getenv("srcdir"));
+    file = fopen(path, "re");
+    assert_non_null(file);
+    assert_in_range(fread(page, 1, sizeof(page) - 1, file), 1, sizeof(page) - 2);
+    fclose(file);
+    for (unsigned i = 0; i < ipc_message_rule_count; i++) {
+        snprintf(name, sizeof(name), "\n| `%s` |", ipc_message_rules[i].name);
+        if (strstr(page, name) == NULL)
+            fail_msg("%s has no row for %s", path, ipc_message_rules[i].name);
+    }
+    for (unsigned i = 0; i < ipc_status_rule_count; i++) {
+        snprintf(name, sizeof(name), "\n| `%s` |", ipc_status_rules[i].name);
+        if (strstr(page, name) == NULL)
+            fail_msg("%s has no row for %s", path, ipc_status_rules[i].name);
+    }
 }
 
 /* ---- Control messages ---- */
@@ -395,6 +424,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lint_of_the_message_table),
         cmocka_unit_test(test_lint_of_the_status_table),
+        cmocka_unit_test(test_docs_have_every_row),
         cmocka_unit_test(test_message_that_fits_its_row),
         cmocka_unit_test(test_errors_message_length),
         cmocka_unit_test(test_errors_message_header),

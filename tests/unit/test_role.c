@@ -139,6 +139,39 @@ static void test_landlock_rights_grow_with_the_abi(void **state)
     assert_int_equal(size_before, 0);
 }
 
+static void test_docs_have_every_layer_and_set(void **state)
+{
+    char page[65536] = "";
+    char path[512];
+    char name[64];
+    FILE *file;
+
+    if (getenv("srcdir") == NULL) /* set by `make check` */
+        skip();
+    snprintf(path, sizeof(path), "%s/docs/sandbox.md", getenv("srcdir"));
+    file = fopen(path, "re");
+    assert_non_null(file);
+    assert_in_range(fread(page, 1, sizeof(page) - 1, file), 1, sizeof(page) - 2);
+    fclose(file);
+    for (unsigned bit = 0; bit < 32; bit++) {
+        if (sandbox_layer_name(1u << bit) == NULL)
+            continue;
+        snprintf(name, sizeof(name), "`%s`", sandbox_layer_name(1u << bit));
+        if (strstr(page, name) == NULL)
+            fail_msg("%s does not name the layer %s", path, name);
+    }
+    for (unsigned i = 1; sandbox_roles[i] != NULL; i++) {
+        assert_non_null(strstr(page, sandbox_roles[i]->name));
+        for (unsigned k = 0; sandbox_roles[i]->call_sets[k] != NULL; k++) {
+            snprintf(name, sizeof(name), "`%s`", sandbox_roles[i]->call_sets[k]->name);
+#ifndef WITH_SANITIZERS
+            if (strstr(page, name) == NULL)
+                fail_msg("%s does not name the set %s", path, name);
+#endif
+        }
+    }
+}
+
 /* ---- What a filter does ---- */
 
 /* Runs attempt() under the filter of a role in a process of its own; returns its wait status. */
@@ -405,6 +438,7 @@ int main(void)
         cmocka_unit_test(test_workers_are_not_allowed_what_opens_or_creates),
         cmocka_unit_test(test_every_layer_has_a_name),
         cmocka_unit_test(test_landlock_rights_grow_with_the_abi),
+        cmocka_unit_test(test_docs_have_every_layer_and_set),
         cmocka_unit_test(test_filter_lets_a_role_live),
         cmocka_unit_test(test_errors_forbidden_calls_kill),
         cmocka_unit_test(test_image_io_is_for_exports_only),

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+The layers of every process's sandbox as the kernel shows them, held against what query-workers says, and the exact
+list of descriptors that each may hold (docs/sandbox.md).
+"""
+
+import os
+import pathlib
+import pwd
+
+import pytest
+
+from support import images, sandbox
+from support.nbdraw import NbdRaw
+from support.process import descriptors, wait_for
+from support.server import ACCOUNT
+
+ROLES = ["nbd-export", "nbd-negotiator"]
+
+
+@pytest.fixture
+def running(nbd, image):
+    """A server with one export, its worker, and a negotiator in the pool."""
+    sandbox.need_root()
+    nbd.image = image("disk.img", size=images.MIB)
+    nbd.add_file("disk", nbd.image)
+    nbd.export("disk", id="exp")
+    return nbd
+
+
+def worker_of(server, role):
+    """A worker of the role that has come to rest."""
+    return wait_for(lambda: next(iter(server.workers(role=role, state="running")), None), f"a running {role}")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_namespaces_are_as_reported(running, role):
+    worker = worker_of(running, role)
+    for layer, name in sandbox.LAYER_NAMESPACES.items():
+        other = sandbox.namespace(worker["pid"], name) != sandbox.namespace(running.pid, name)
+        assert other == (layer in worker["sandbox"]), f"{layer}: reported {worker['sandbox']}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_required_layers_are_in_force(running, role):
+    worker = worker_of(running, role)
+    assert sandbox.REQUIRED_LAYERS <= set(worker["sandbox"])
+    for tid in sandbox.threads(worker["pid"]):
+        status = sandbox.status(worker["pid"], tid)
+        assert status["Seccomp"] == "2", f"thread {tid}: {status}"
+        assert status["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_capability_is_left(running, role):
+    worker = worker_of(running, role)
+    assert "no-capabilities" in worker["sandbox"]
+    status = sandbox.status(worker["pid"])
+    sets = ["CapInh", "CapPrm", "CapEff", "CapAmb"]
+    if "user-namespace" in worker["sandbox"]:
+        sets.append("CapBnd")
+    assert {name: int(status[name], 16) for name in sets} == {name: 0 for name in sets}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_account_is_the_service_account(running, role):
+    account = pwd.getpwnam(ACCOUNT)
+    for pid in (running.pid, worker_of(running, role)["pid"]):
+        status = sandbox.status(pid)
+        assert status["Uid"].split() == [str(account.pw_uid)] * 4
+        assert status["Gid"].split() == [str(account.pw_gid)] * 4
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_root_is_empty_and_read_only(running, role):
+    worker = worker_of(running, role)
+    if "empty-root" not in worker["sandbox"]:
+        pytest.skip("this host does not let an account make mount namespaces")
+    assert os.listdir(f"/proc/{worker['pid']}/root") == []
+    mounts = pathlib.Path(f"/proc/{worker['pid']}/mountinfo").read_text().splitlines()
+    assert len(mounts) == 1, mounts
+    assert "ro" in mounts[0].split()[5].split(",") or " - tmpfs bulkhead-empty ro" in mounts[0]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_not_dumpable(running, role):
+    worker = worker_of(running, role)
+    assert "non-dumpable" in worker["sandbox"]
+    assert os.stat(f"/proc/{worker['pid']}/mem").st_uid == 0  # of a dumpable one it is the account's
+
+
+@pytest.mark.parametrize("role,limit,value", [
+    ("nbd-export", "Max core file size", "0"),
+    ("nbd-export", "Max locked memory", "0"),
+    ("nbd-export", "Max open files", "8192"),
+    ("nbd-negotiator", "Max core file size", "0"),
+    ("nbd-negotiator", "Max open files", "32"),
+    ("nbd-negotiator", "Max file size", "0"),
+    ("nbd-negotiator", "Max processes", "0"),
+])
+def test_limits(running, role, limit, value):
+    worker = worker_of(running, role)
+    assert "rlimits" in worker["sandbox"]
+    soft, hard = sandbox.limits(worker["pid"])[limit]
+    assert soft == hard and int(hard) <= int(value)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_environment_is_empty(running, build, role):
+    if sandbox.is_sanitized(build / "bulkhead"):
+        pytest.skip("in a build with sanitizers the environment holds their options")
+    assert pathlib.Path(f"/proc/{worker_of(running, role)['pid']}/environ").read_bytes() == b""
+
+
+def test_landlock_is_reported_where_the_kernel_has_it(running):
+    for role in ROLES:
+        worker = worker_of(running, role)
+        assert ("landlock" in worker["sandbox"]) == (worker["landlock-abi"] > 0)
+
+
+def test_monitor_is_locked_down(running):
+    status = sandbox.status(running.pid)
+    assert status["Seccomp"] == "2" and status["NoNewPrivs"] == "1"
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapAmb"], 16) == 0
+    assert os.stat(f"/proc/{running.pid}/mem").st_uid == 0
+
+
+# ---- Descriptors ----
+
+def always(build):
+    """0 to 4: /dev/null (in a build with sanitizers standard error is the log), control socket, status pipe."""
+    if sandbox.is_sanitized(build / "bulkhead"):
+        return {"/dev/null": 2, "socket": 1, "pipe": 1}
+    return {"/dev/null": 3, "socket": 1, "pipe": 1}
+
+
+def expected(build, server, loops, **more):
+    result = {**always(build), "[eventpoll]": loops, "[eventfd]": loops}
+    if sandbox.is_sanitized(build / "bulkhead"):
+        result[str(server.log_path)] = 1
+    for kind, count in more.items():
+        result[kind] = result.get(kind, 0) + count
+    return {kind: count for kind, count in result.items() if count}
+
+
+def io_threads(pid):
+    return sum(pathlib.Path(f"/proc/{pid}/task/{tid}/comm").read_text() == "io\n" for tid in sandbox.threads(pid))
+
+
+def test_descriptors_of_an_export(running, build):
+    worker = worker_of(running, "nbd-export")
+    count = io_threads(worker["pid"])
+    rings = count if worker["engine"] == "io_uring" else 0
+    want = expected(build, running, 1 + count, **{"[io_uring]": rings, str(running.image): 1})
+    assert sandbox.kinds_of_descriptors(worker["pid"]) == want
+    assert worker["descriptors"] == {"images": 1, "clients": 0, "internal": sum(want.values()) - 1}
+
+
+def test_descriptors_of_an_export_with_clients(running, build):
+    worker = worker_of(running, "nbd-export")
+    before = sandbox.kinds_of_descriptors(worker["pid"])
+    with NbdRaw(running.nbd_path) as first, NbdRaw(running.nbd_path) as second:
+        first.go("disk")
+        second.go("disk")
+        wait_for(lambda: running.export_worker("exp")["clients"] == 2, "both clients to be with the export")
+        assert sandbox.kinds_of_descriptors(worker["pid"]) == {**before, "socket": before["socket"] + 2}
+        assert running.export_worker("exp")["descriptors"]["clients"] == 2
+    wait_for(lambda: sandbox.kinds_of_descriptors(worker["pid"]) == before, "their sockets to be closed")
+
+
+def test_descriptors_of_a_negotiator(running, build):
+    worker = worker_of(running, "nbd-negotiator")
+    want = expected(build, running, 1)
+    assert sandbox.kinds_of_descriptors(worker["pid"]) == want
+    assert worker["descriptors"] == {"images": 0, "clients": 0, "internal": sum(want.values())}
+
+
+def test_negotiator_with_a_client_holds_that_client_only(running):
+    idle = {w["pid"]: sandbox.kinds_of_descriptors(w["pid"]) for w in running.workers(role="nbd-negotiator")}
+    with NbdRaw(running.nbd_path):
+        busy = wait_for(lambda: next((w for w in running.workers(role="nbd-negotiator")
+                                      if w["descriptors"]["clients"]), None), "a negotiator to have the client")
+        have = sandbox.kinds_of_descriptors(busy["pid"])
+        base = idle.get(busy["pid"])
+        if base is not None:
+            have = {kind: count - base.get(kind, 0) for kind, count in have.items() if count != base.get(kind, 0)}
+            assert have == {"socket": 1}
+
+
+def test_read_only_export_holds_a_read_only_descriptor(running, image):
+    """Even where the node is writable."""
+    running.export("disk", writable=False, id="ro", name="ro")
+    for export_id, access in (("exp", os.O_RDWR), ("ro", os.O_RDONLY)):
+        pid = running.export_worker(export_id)["pid"]
+        fds = [fd for fd, target in descriptors(pid).items() if target == str(running.image)]
+        assert len(fds) == 1
+        assert sandbox.open_flags(pid, fds[0]) & os.O_ACCMODE == access, export_id
+
+
+def test_monitor_holds_no_client(running):
+    """A client is handed on unread, and no copy of its socket stays behind."""
+    before = sandbox.kinds_of_descriptors(running.pid)
+    with NbdRaw(running.nbd_path) as client:
+        client.go("disk")
+        wait_for(lambda: running.export_worker("exp")["clients"] == 1, "the client to be with the export")
+        wait_for(lambda: sandbox.kinds_of_descriptors(running.pid).get("socket") == before["socket"],
+                 "the pool to be full again, and no socket more than before")

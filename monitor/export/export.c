@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The life cycle of exports; see export.h.
+ *
+ * block-export-del answers as qemu-storage-daemon does: an export without clients is gone, and its event sent, before
+ * the reply; one whose clients are dropped (mode=hard) is gone when its event comes, after the reply.
+ */
+#include "monitor/export/export.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/log.h"
+#include "monitor/graph/node.h"
+#include "monitor/monitor.h"
+
+#define IO_THREADS_MAX 4
+
+TAILQ_HEAD(export_list, export);
+
+/* Somebody who waits until all exports of a type are gone. */
+struct waiter {
+    TAILQ_ENTRY(waiter) link;
+    enum block_export_type type;
+    void (*done)(void *opaque);
+    void *opaque;
+};
+TAILQ_HEAD(waiter_list, waiter);
+
+struct export_set {
+    struct monitor *monitor;
+    struct export_list exports;
+    struct waiter_list waiters;
+    struct waiter shutdown_waiter; /* so that the end cannot fail for want of memory */
+    unsigned io_threads;           /* of each worker */
+};
+
+const struct export_type *const export_types[] = { &export_type_nbd };
+const unsigned export_type_count = ARRAY_SIZE(export_types);
+
+const struct export_type *export_type_find(enum block_export_type id)
+{
+    for (unsigned i = 0; i < export_type_count; i++) {
+        if (export_types[i]->id == id)
+            return export_types[i];
+    }
+    return NULL;
+}
+
+int export_set_new(struct monitor *monitor, struct export_set **ret_set, struct error *err)
+{
+    struct export_set *set = calloc(1, sizeof(*set));
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (set == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    set->monitor = monitor;
+    set->io_threads = cpus < 1 ? 1 : (unsigned)MIN(cpus, IO_THREADS_MAX);
+    TAILQ_INIT(&set->exports);
+    TAILQ_INIT(&set->waiters);
+    *ret_set = set;
+    return 0;
+}
+
+struct export *export_set_first(const struct export_set *set)
+{
+    return TAILQ_FIRST(&set->exports);
+}
+
+struct export *export_next(const struct export *export)
+{
+    return TAILQ_NEXT(export, link);
+}
+
+static struct export *find(const struct export_set *set, const char *id)
+{
+    struct export *export;
+
+    TAILQ_FOREACH(export, &set->exports, link) {
+        if (strcmp(export->id, id) == 0)
+            return export;
+    }
+    return NULL;
+}
+
+/* ---- Waiting for the end ---- */
+
+static bool any_left(const struct export_set *set, enum block_export_type type)
+{
+    struct export *export;
+
+    TAILQ_FOREACH(export, &set->exports, link) {
+        if (type == EXPORT_TYPE_ANY || export->type->id == type)
+            return true;
+    }
+    return false;
+}
+
+static void run_waiters(struct export_set *set)
+{
+    struct waiter *waiter = TAILQ_FIRST(&set->waiters);
+
+    while (waiter != NULL) {
+        struct waiter *next = TAILQ_NEXT(waiter, link);
+        struct waiter due = *waiter;
+
+        if (!any_left(set, waiter->type)) {
+            TAILQ_REMOVE(&set->waiters, waiter, link);
+            if (waiter != &set->shutdown_waiter)
+                free(waiter);
+            due.done(due.opaque);
+        }
+        waiter = next;
+    }
+}
+
+void export_set_remove_all(struct export_set *set, enum block_export_type type, void (*done)(void *opaque),
+                           void *opaque)
+{
+    struct waiter *waiter = type == EXPORT_TYPE_ANY ? &set->shutdown_waiter : calloc(1, sizeof(*waiter));
+    struct export *export;
+
+    TAILQ_FOREACH(export, &set->exports, link) {
+        if (type == EXPORT_TYPE_ANY || export->type->id == type)
+            export_drain(export);
+    }
+    if (waiter == NULL) { /* they go all the same, only nobody waits */
+        done(opaque);
+        return;
+    }
+    *waiter = (struct waiter){ .type = type, .done = done, .opaque = opaque };
+    TAILQ_INSERT_TAIL(&set->waiters, waiter, link);
+    run_waiters(set);
+}
+
+/* ---- The end of one export ---- */
+
+void export_send_worker_gone(struct monitor *monitor, struct worker_handle *worker, const char *export_id,
+                             const struct worker_exit *why)
+{
+    const struct worker_gone data = {
+        .role = worker_get_role_name(worker),
+        .pid = worker_get_pid(worker),
+        .export_id = export_id,
+        .reason = why->text,
+        .has_signal = why->signal != 0,
+        .signal = why->signal,
+        .has_exit_status = why->exit_status >= 0,
+        .exit_status = why->exit_status,
+        .system_call = why->blocked_call[0] != '\0' ? why->blocked_call : NULL,
+    };
+
+    qmp_send_event(monitor, "__org.bulkhead_WORKER_GONE", &schema_worker_gone, &data);
+}
+
+static void close_once(struct export *export)
+{
+    if (export->closed)
+        return;
+    export->closed = true;
+    if (export->type->close != NULL)
+        export->type->close(export);
+}
+
+static void answer(struct qmp_reply **reply, const struct error *err)
+{
+    struct qmp_reply *owed = TAKE_PTR(*reply);
+
+    if (owed == NULL)
+        return;
+    if (err != NULL)
+        qmp_reply_error(owed, err);
+    else
+        qmp_reply_ok(owed, NULL);
+}
+
+/* Nothing of it is left afterwards. */
+static void export_free(struct export *export)
+{
+    close_once(export);
+    export->type->free(export);
+    if (export->node != NULL)
+        graph_node_unuse(export->node, export->writable);
+    TAILQ_REMOVE(&export->set->exports, export, link);
+    free(export);
+}
+
+static void log_death(const struct export *export, const struct worker_exit *why)
+{
+    log_error("export '%s': its worker, process %d, is gone: %s; its clients were disconnected, other exports are not "
+              "affected",
+              export->id, (int)worker_get_pid(export->worker), why->text);
+}
+
+/* An export that clients of QMP have seen ends: nothing of it is left when they hear of it. */
+static void end_created(struct export *export)
+{
+    struct monitor *monitor = export->monitor;
+    char id[IPC_EXPORT_ID_MAX];
+    const struct block_export_deleted data = { id };
+
+    memcpy(id, export->id, sizeof(id));
+    export_free(export);
+    qmp_send_event(monitor, "BLOCK_EXPORT_DELETED", &schema_block_export_deleted, &data);
+}
+
+/* One that never was: the client that asked for it hears why. */
+static void end_uncreated(struct export *export)
+{
+    struct qmp_reply *add_reply = TAKE_PTR(export->add_reply);
+    struct error failure = export->failure;
+
+    if (failure.code == 0)
+        error_set(&failure, -ECANCELED, "export '%s' was removed while it started", export->id);
+    export_free(export);
+    answer(&add_reply, &failure);
+}
+
+/* The process has been reaped. Locks are given back from here on and not before. */
+static void worker_is_gone(struct worker_handle *worker, const struct worker_exit *why, void *opaque)
+{
+    struct export *export = opaque;
+    struct export_set *set = export->set;
+    struct qmp_reply *del_reply = TAKE_PTR(export->del_reply);
+    bool was_created = export->add_reply == NULL;
+
+    close_once(export);
+    if (was_created && !why->expected) {
+        log_death(export, why);
+        export_send_worker_gone(export->monitor, worker, export->id, why);
+    }
+    if (was_created)
+        end_created(export);
+    else
+        end_uncreated(export);
+    answer(&del_reply, NULL);
+    run_waiters(set);
+}
+
+void export_drain(struct export *export)
+{
+    if (export->state == EXPORT_DRAINING)
+        return;
+    export->state = EXPORT_DRAINING;
+    close_once(export);
+    worker_drain(export->worker, EXPORT_DRAIN_MS);
+}
+
+void export_set_free(struct export_set *set)
+{
+    struct export *export;
+    struct waiter *waiter;
+
+    if (set == NULL)
+        return;
+    while ((export = TAILQ_FIRST(&set->exports)) != NULL) {
+        answer(&export->add_reply, &(struct error){ .code = -ESHUTDOWN, .text = "the program ends" });
+        answer(&export->del_reply, NULL);
+        export_free(export);
+    }
+    while ((waiter = TAILQ_FIRST(&set->waiters)) != NULL) {
+        TAILQ_REMOVE(&set->waiters, waiter, link);
+        if (waiter != &set->shutdown_waiter)
+            free(waiter);
+    }
+    free(set);
+}
+
+/* ---- Its worker ---- */
+
+static void worker_is_ready(struct worker_handle *worker, const struct ipc_status_ready *ready, void *opaque)
+{
+    struct export *export = opaque;
+    int r = 0;
+
+    /* An export that may not write must not have said that it can. */
+    if (!export->writable && (ready->export_flags & IPC_EXPORT_WRITABLE) != 0)
+        r = error_set(&export->failure, -EPROTO, "its worker claims to be writable");
+    if (r == 0 && export->type->running != NULL)
+        r = export->type->running(export, &export->failure);
+    if (r < 0) {
+        error_prepend(&export->failure, "export '%s'", export->id);
+        export->state = EXPORT_DRAINING;
+        close_once(export);
+        worker_kill(worker, "it could not be put into service");
+        return;
+    }
+    export->state = EXPORT_RUNNING;
+    log_debug("export '%s' is served by process %d", export->id, (int)worker_get_pid(worker));
+    answer(&export->add_reply, NULL);
+}
+
+static void worker_failed(struct worker_handle *worker, const struct error *err, void *opaque)
+{
+    struct export *export = opaque;
+
+    export->failure = *err;
+    error_prepend(&export->failure, "export '%s' could not start", export->id);
+}
+
+static void log_io_error(const struct export *export, const struct ipc_status_io_error *io_error)
+{
+    static const char *const names[WORKER_PAGE_OPS] = { "read",         "write",    "flush", "discard",
+                                                        "write-zeroes", "prefetch", "status" };
+    char more[64] = "";
+
+    if (io_error->suppressed > 0)
+        snprintf(more, sizeof(more), " (and %llu more like it)", (unsigned long long)io_error->suppressed);
+    log_warning("export '%s': %s of %llu bytes at %llu failed: %s%s", export->id,
+                io_error->op < WORKER_PAGE_OPS ? names[io_error->op] : "request",
+                (unsigned long long)io_error->len_bytes, (unsigned long long)io_error->offset,
+                strerror(-io_error->code), more);
+}
+
+static int worker_status(struct worker_handle *worker, const struct ipc_status *status, void *opaque)
+{
+    struct export *export = opaque;
+
+    if (status->type == IPC_STATUS_IO_ERROR) {
+        log_io_error(export, &status->io_error);
+        return 0;
+    }
+    return export->type->status != NULL ? export->type->status(export, status) : -EPROTO;
+}
+
+static const struct worker_ops export_worker_ops = {
+    .ready = worker_is_ready,
+    .failed = worker_failed,
+    .status = worker_status,
+    .gone = worker_is_gone,
+};
+
+static int start_worker(struct export *export, struct error *err)
+{
+    struct ipc_boot boot = {
+        .role = export->type->ipc_role,
+        .io_threads = export->set->io_threads,
+        .export_flags = (export->writable ? IPC_EXPORT_WRITABLE : 0) |
+                        (export->writethrough ? IPC_EXPORT_WRITETHROUGH : 0),
+    };
+    int fds[IPC_IMAGE_FDS_MAX];
+    int r;
+
+    memcpy(boot.export_id, export->id, sizeof(boot.export_id));
+    r = graph_node_describe(export->node, export->writable, &boot, fds, err);
+    if (r < 0)
+        return r;
+    r = worker_spawn(export->monitor->workers, &boot, fds, &export_worker_ops, export, &export->worker, err);
+    for (unsigned i = 0; i < boot.image_fd_count; i++)
+        close_fd(&fds[i]);
+    return r;
+}
+
+/* ---- Commands ---- */
+
+static int use_node(struct export *export, const char *node_name, struct error *err)
+{
+    struct graph_node *node = graph_find(export->monitor->graph, node_name);
+    int r;
+
+    if (node == NULL)
+        return error_set(err, -ENOENT, "there is no node with node-name '%.100s'", node_name);
+    r = graph_node_use(node, export->writable, err);
+    if (r == 0)
+        export->node = node;
+    return r;
+}
+
+static int check_add(const struct export_set *set, const struct block_export_options *options, struct error *err)
+{
+    int r = block_export_options_check(options, err);
+
+    if (r == 0)
+        r = monitor_check_running(set->monitor, err);
+    if (r == 0 && find(set, options->id) != NULL)
+        r = error_set(err, -EEXIST, "there is already an export with the id '%s'", options->id);
+    if (r == 0 && export_type_find(options->type) == NULL)
+        r = error_set(err, -EINVAL, "exports of type '%s' are not part of this build",
+                      schema_enum_name(&schema_block_export_type, options->type));
+    return r;
+}
+
+static int export_new(struct export_set *set, const struct block_export_options *options, struct export **ret_export,
+                      struct error *err)
+{
+    struct export *export;
+    int r = check_add(set, options, err);
+
+    if (r < 0)
+        return r;
+    export = calloc(1, sizeof(*export));
+    if (export == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    export->set = set;
+    export->monitor = set->monitor;
+    export->type = export_type_find(options->type);
+    export->writable = options->writable;
+    export->writethrough = options->writethrough;
+    snprintf(export->id, sizeof(export->id), "%s", options->id);
+    r = export->type->prepare(export, options, err);
+    if (r < 0) {
+        free(export);
+        return r;
+    }
+    TAILQ_INSERT_HEAD(&set->exports, export, link);
+    *ret_export = export;
+    return 0;
+}
+
+void export_add(struct export_set *set, const struct block_export_options *options, struct qmp_reply *reply)
+{
+    struct export *export = NULL;
+    struct error err = { 0 };
+    int r = export_new(set, options, &export, &err);
+
+    if (r == 0)
+        r = use_node(export, options->node_name, &err);
+    if (r == 0)
+        r = start_worker(export, &err);
+    if (r < 0) {
+        if (export != NULL)
+            export_free(export);
+        qmp_reply_error(reply, &err);
+        return;
+    }
+    export->add_reply = reply;
+}
+
+static int check_del(const struct export *export, const char *id, enum block_export_remove_mode mode,
+                     struct error *err)
+{
+    if (export == NULL)
+        return error_set(err, -ENOENT, "there is no export with the id '%.100s'", id);
+    if (export->state == EXPORT_DRAINING)
+        return error_set(err, -EBUSY, "export '%s' is already shutting down", id);
+    if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->clients(export) > 0)
+        return error_set(err, -EBUSY, "export '%s' is still in use, %u clients are connected (mode 'hard' drops them)",
+                         id, export->type->clients(export));
+    return 0;
+}
+
+void export_del(struct export_set *set, const char *id, enum block_export_remove_mode mode, struct qmp_reply *reply)
+{
+    struct export *export = find(set, id);
+    struct error err = { 0 };
+
+    if (check_del(export, id, mode, &err) < 0) {
+        qmp_reply_error(reply, &err);
+        return;
+    }
+    if (export->type->clients(export) == 0) {
+        export->del_reply = reply;
+        export_drain(export);
+    } else {
+        export_drain(export);
+        qmp_reply_ok(reply, NULL);
+    }
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Exports: creating -> running -> draining -> gone, one worker each. What is common to all types is in export.c; a type
+ * is a row of export_types[] with its own file. Workers are hostile: what they report has the right shape when it comes
+ * here, and nothing more.
+ */
+#ifndef BULKHEAD_MONITOR_EXPORT_EXPORT_H
+#define BULKHEAD_MONITOR_EXPORT_EXPORT_H
+
+#include <sys/queue.h>
+
+#include "monitor/qmp/qmp.h"
+#include "monitor/qmp/types.h"
+#include "monitor/worker/worker.h"
+
+struct export;
+struct export_set;
+struct graph_node;
+struct monitor;
+
+#define EXPORT_DRAIN_MS 10000 /* for requests in flight to finish; then the worker is killed */
+
+/* A type of exports, one row. All run on the loop. */
+struct export_type {
+    enum block_export_type id;
+    enum ipc_role ipc_role;
+    /*
+     * Before anything else is done: what of the options and the monitor's state the type needs, kept in export->priv.
+     * 0 or -errno with nothing to clean up.
+     */
+    int (*prepare)(struct export *export, const struct block_export_options *options, struct error *err);
+    /*
+     * The worker is READY; -errno ends the export with an error for the client. May send messages to the worker. NULL:
+     * nothing to do.
+     */
+    int (*running)(struct export *export, struct error *err);
+    /* A status record that only this type knows; -errno: the worker broke protocol. NULL: there is none. */
+    int (*status)(struct export *export, const struct ipc_status *status);
+    /* How many clients would notice if it went away: mode=safe refuses. */
+    unsigned (*clients)(const struct export *export);
+    /* No new client from now on; called once if prepare() succeeded, before free(). NULL: nothing to do. */
+    void (*close)(struct export *export);
+    /* Its worker is gone, or never was. */
+    void (*free)(struct export *export);
+};
+
+extern const struct export_type export_type_nbd;
+
+extern const struct export_type *const export_types[];
+extern const unsigned export_type_count;
+const struct export_type *export_type_find(enum block_export_type id); /* NULL: not in this build */
+
+enum export_state { EXPORT_CREATING, EXPORT_RUNNING, EXPORT_DRAINING };
+
+struct export {
+    TAILQ_ENTRY(export) link;
+    struct export_set *set;
+    struct monitor *monitor;
+    const struct export_type *type;
+    char id[IPC_EXPORT_ID_MAX];
+    struct graph_node *node; /* in use by it: referred to and locked */
+    bool writable;
+    bool writethrough;
+    bool closed; /* type->close() has been called */
+    enum export_state state;
+    struct worker_handle *worker;   /* NULL only while it is made */
+    struct qmp_reply *add_reply;    /* owed while creating */
+    struct qmp_reply *del_reply;    /* owed while draining, if a client waits for the end */
+    struct error failure;           /* why it could not start */
+    void *priv;                     /* the type's own */
+};
+
+int export_set_new(struct monitor *monitor, struct export_set **ret_set, struct error *err);
+void export_set_free(struct export_set *set); /* the workers are gone, no callback will come; NULL is fine */
+
+/* Start an export; reply is answered when its worker serves, or with the reason why not. */
+void export_add(struct export_set *set, const struct block_export_options *options, struct qmp_reply *reply);
+
+/* Remove one; see export.c for when reply is answered. */
+void export_del(struct export_set *set, const char *id, enum block_export_remove_mode mode, struct qmp_reply *reply);
+
+/* Remove all of one type, or of any, whoever is connected, and call done when they are gone: at once if there is none. */
+#define EXPORT_TYPE_ANY BLOCK_EXPORT_TYPE_MAX
+void export_set_remove_all(struct export_set *set, enum block_export_type type, void (*done)(void *opaque),
+                           void *opaque);
+
+/* For type->running() and the like: end this export, whose clients lose their connection. */
+void export_drain(struct export *export);
+
+struct export *export_set_first(const struct export_set *set);
+struct export *export_next(const struct export *export);
+
+/* Tell QMP clients that a worker ended before it was told to. export_id may be NULL. */
+void export_send_worker_gone(struct monitor *monitor, struct worker_handle *worker, const char *export_id,
+                             const struct worker_exit *why);
+
+#endif

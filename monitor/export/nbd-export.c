@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Exports of type nbd: names, the clients that a worker serves, and what the worker reports of them.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/log.h"
+#include "monitor/export/nbd-private.h"
+#include "monitor/monitor.h"
+
+static struct nbd_export *find_name(const struct export_set *set, const char *name)
+{
+    /* All exports, also those that are not listed yet or any more. */
+    for (struct export *export = export_set_first(set); export != NULL; export = export_next(export)) {
+        struct nbd_export *nbd = export->priv;
+
+        if (export->type == &export_type_nbd && strcmp(nbd->name, name) == 0)
+            return nbd;
+    }
+    return NULL;
+}
+
+static void free_nbd_export(struct nbd_export *nbd)
+{
+    free(nbd->name);
+    free(nbd->description);
+    free(nbd);
+}
+
+static int new_nbd_export(struct export *export, const char *name, const char *description, struct error *err)
+{
+    struct nbd_export *nbd = calloc(1, sizeof(*nbd));
+
+    if (nbd == NULL || (nbd->name = strdup(name)) == NULL ||
+        (description != NULL && (nbd->description = strdup(description)) == NULL)) {
+        if (nbd != NULL)
+            free_nbd_export(nbd);
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    nbd->export = export;
+    nbd->server = export->monitor->nbd_server;
+    nbd->serial = nbd->server->next_serial++;
+    nbd->contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION;
+    TAILQ_INIT(&nbd->clients);
+    export->priv = nbd;
+    return 0;
+}
+
+static int nbd_prepare(struct export *export, const struct block_export_options *options, struct error *err)
+{
+    struct nbd_server *server = export->monitor->nbd_server;
+    const char *name = options->nbd.name != NULL ? options->nbd.name : options->node_name;
+
+    if (server->state != NBD_SERVER_RUNNING)
+        return error_set(err, -ENOTCONN, "the NBD server is not running (nbd-server-start or --nbd-server starts it)");
+    if (find_name(export->set, name) != NULL)
+        return error_set(err, -EEXIST, "there is already an NBD export with the name '%.100s'", name);
+    if (server->export_count >= NBD_DIRECTORY_EXPORTS_MAX)
+        return error_set(err, -ENOSPC, "there are already %d NBD exports", NBD_DIRECTORY_EXPORTS_MAX);
+    return new_nbd_export(export, name, options->nbd.description, err);
+}
+
+static int nbd_running(struct export *export, struct error *err)
+{
+    struct nbd_export *nbd = export->priv;
+
+    if (nbd->server->state != NBD_SERVER_RUNNING)
+        return error_set(err, -ENOTCONN, "the NBD server has been stopped");
+    TAILQ_INSERT_TAIL(&nbd->server->exports, nbd, link);
+    nbd->server->export_count++;
+    nbd->listed = true;
+    nbd_server_directory_changed(nbd->server);
+    return 0;
+}
+
+/* Clients of this export only: a worker that names another one's is told off. */
+static struct nbd_client *find_client(const struct nbd_export *nbd, uint64_t id)
+{
+    struct nbd_client *client;
+
+    TAILQ_FOREACH(client, &nbd->clients, link) {
+        if (client->id == id)
+            return client;
+    }
+    return NULL;
+}
+
+static int nbd_status(struct export *export, const struct ipc_status *status)
+{
+    struct nbd_client *client;
+
+    if (status->type != IPC_STATUS_CLIENT_GONE)
+        return -EPROTO;
+    client = find_client(export->priv, status->client_gone.client_id);
+    if (client == NULL)
+        return -EPROTO;
+    nbd_client_end(client, status->client_gone.error ? status->client_gone.text : NULL);
+    return 0;
+}
+
+static unsigned nbd_clients(const struct export *export)
+{
+    const struct nbd_export *nbd = export->priv;
+
+    return nbd->client_count;
+}
+
+static void nbd_close(struct export *export)
+{
+    struct nbd_export *nbd = export->priv;
+
+    if (!nbd->listed)
+        return;
+    TAILQ_REMOVE(&nbd->server->exports, nbd, link);
+    nbd->server->export_count--;
+    nbd->listed = false;
+    nbd_server_directory_changed(nbd->server);
+}
+
+static void nbd_free(struct export *export)
+{
+    struct nbd_export *nbd = export->priv;
+    struct nbd_client *client;
+
+    while ((client = TAILQ_FIRST(&nbd->clients)) != NULL)
+        nbd_client_end(client, NULL);
+    free_nbd_export(nbd);
+    export->priv = NULL;
+}
+
+const struct export_type export_type_nbd = {
+    .id = BLOCK_EXPORT_TYPE_NBD,
+    .ipc_role = IPC_ROLE_NBD_EXPORT,
+    .prepare = nbd_prepare,
+    .running = nbd_running,
+    .status = nbd_status,
+    .clients = nbd_clients,
+    .close = nbd_close,
+    .free = nbd_free,
+};

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the files of the NBD server share: clients, negotiators, the directory of exports. */
+#ifndef BULKHEAD_MONITOR_EXPORT_NBD_PRIVATE_H
+#define BULKHEAD_MONITOR_EXPORT_NBD_PRIVATE_H
+
+#include <sys/queue.h>
+
+#include "common/ipc/nbd-directory.h"
+#include "monitor/export/export.h"
+#include "monitor/export/nbd-server.h"
+#include "monitor/monitor.h"
+
+struct event;
+struct nbd_client;
+struct nbd_export;
+struct negotiator;
+
+#define NBD_PEER_MAX 96
+
+TAILQ_HEAD(nbd_client_list, nbd_client);
+TAILQ_HEAD(nbd_export_list, nbd_export);
+TAILQ_HEAD(negotiator_list, negotiator);
+
+/* ---- Clients (nbd-server.c) ---- */
+
+/* A connected client: first with a negotiator, then with an export. It holds one of max-connections. */
+struct nbd_client {
+    TAILQ_ENTRY(nbd_client) link; /* in the server's list, or in that of its export */
+    struct nbd_server *server;
+    uint64_t id;
+    int fd; /* the monitor's; -1 once an export's worker has it */
+    struct negotiator *negotiator;
+    struct nbd_export *export;
+    char peer[NBD_PEER_MAX]; /* for the log */
+};
+
+/* Drop it: it is in no list and holds no slot afterwards. reason is for the log, NULL: it left in order. */
+void nbd_client_end(struct nbd_client *client, const char *reason);
+
+/* What a negotiator reports of its client. -EPROTO: it lies. Otherwise the client is on its way or has been dropped. */
+int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negotiated *negotiated);
+
+/* ---- Exports as the NBD server sees them (nbd-export.c) ---- */
+
+struct nbd_export {
+    TAILQ_ENTRY(nbd_export) link; /* in the server's list while clients can find it */
+    struct export *export;
+    struct nbd_server *server;
+    uint64_t serial;
+    char *name;
+    char *description; /* NULL: none */
+    bool listed;
+    uint32_t contexts; /* IPC_NBD_CONTEXT_* on offer */
+    struct nbd_client_list clients;
+    unsigned client_count;
+};
+
+/* ---- The directory (nbd-directory.c) ---- */
+
+/* A sealed memfd with all listed exports. The caller owns the descriptor. 0 or -errno. */
+int nbd_directory_make(const struct nbd_export_list *exports, unsigned count, int *ret_fd, struct error *err);
+
+/* ---- Negotiators (negotiators.c) ---- */
+
+#define NEGOTIATORS_IDLE 4   /* ready for the next clients */
+#define NEGOTIATORS_MAX  256 /* in all; more clients wait in the sockets' backlog */
+
+struct negotiator_pool {
+    struct nbd_server *server;
+    struct negotiator_list list;
+    unsigned starting;
+    unsigned idle;
+    unsigned busy;
+    unsigned failures; /* in a row */
+    bool running;
+    struct event *retry_timer;
+};
+
+int negotiator_pool_init(struct negotiator_pool *pool, struct nbd_server *server, struct error *err);
+void negotiator_pool_done(struct negotiator_pool *pool); /* the workers are gone */
+
+/* Keep some ready from now on. The first that is, or the reason why there is none, comes to nbd_server_pool_*(). */
+void negotiator_pool_start(struct negotiator_pool *pool);
+/* Kill all. Their clients must have been ended before. */
+void negotiator_pool_stop(struct negotiator_pool *pool);
+
+bool negotiator_available(const struct negotiator_pool *pool);
+
+/*
+ * Give a client to an idle negotiator. directory_fd is borrowed. 0, or -errno: try again with another one, as long as
+ * there is any.
+ */
+int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, int directory_fd);
+
+/* Its client is ended: the process has nothing to live for. */
+void negotiator_end(struct negotiator *negotiator);
+
+/* ---- The server (nbd-server.c) ---- */
+
+enum nbd_server_state { NBD_SERVER_STOPPED, NBD_SERVER_STARTING, NBD_SERVER_RUNNING, NBD_SERVER_STOPPING };
+
+/* Log lines and events that clients can cause: so many per window, the rest is counted. */
+struct nbd_log_limit {
+    uint64_t window_ns;
+    unsigned lines;
+    unsigned suppressed;
+};
+
+struct nbd_server {
+    struct monitor *monitor;
+    enum nbd_server_state state;
+    struct socket_listeners listeners;
+    struct event *accept_events[SOCKET_LISTENERS_MAX];
+    bool accepting;
+    struct event *rest_timer; /* pending: not accepting, because descriptors ran out */
+    uint32_t max_connections; /* 0: no limit */
+    unsigned connections;     /* in handshake and established */
+    uint64_t next_client_id;
+    uint64_t next_serial;
+    struct nbd_client_list handshaking;
+    struct nbd_export_list exports;
+    unsigned export_count;
+    int directory_fd; /* -1: to be made anew */
+    struct negotiator_pool pool;
+    struct qmp_reply *start_reply;
+    struct qmp_reply *stop_reply;
+    struct nbd_log_limit log_limit;
+};
+
+/* Whether one more line may be logged, or event sent, now. */
+bool nbd_may_log(struct nbd_server *server);
+
+/* Something changed that may allow or forbid to accept clients. */
+void nbd_server_update_accepting(struct nbd_server *server);
+
+/* The exports on offer changed. */
+void nbd_server_directory_changed(struct nbd_server *server);
+
+void nbd_server_pool_ready(struct nbd_server *server);
+void nbd_server_pool_failed(struct nbd_server *server, const struct error *err);
+
+#endif

@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The NBD server: see nbd-server.h. Handles listening sockets and connected ones; no byte of a client is ever read here.
+ */
+#include "monitor/export/nbd-server.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/log.h"
+#include "monitor/export/nbd-private.h"
+
+#define ACCEPT_BATCH  16  /* clients per event, so that nobody else waits long */
+#define REST_MS       200 /* when descriptors or memory have run out */
+#define LOG_LINES_MAX 50
+#define LOG_WINDOW_NS UINT64_C(10000000000)
+
+/* What a handshake may end with; a negotiator that claims more lies. */
+#define FLAGS_ON_OFFER IPC_NBD_STRUCTURED_REPLY
+
+/* ---- Accepting ---- */
+
+bool nbd_may_log(struct nbd_server *server)
+{
+    struct nbd_log_limit *limit = &server->log_limit;
+    uint64_t now = now_ns();
+
+    if (now - limit->window_ns >= LOG_WINDOW_NS) {
+        if (limit->suppressed > 0)
+            log_warning("NBD server: %u messages about clients and negotiators were suppressed", limit->suppressed);
+        *limit = (struct nbd_log_limit){ .window_ns = now };
+    }
+    if (limit->lines < LOG_LINES_MAX) {
+        limit->lines++;
+        return true;
+    }
+    limit->suppressed++;
+    return false;
+}
+
+static bool may_accept(const struct nbd_server *server)
+{
+    return server->state == NBD_SERVER_RUNNING && negotiator_available(&server->pool) &&
+           (server->max_connections == 0 || server->connections < server->max_connections) &&
+           !evtimer_pending(server->rest_timer, NULL);
+}
+
+void nbd_server_update_accepting(struct nbd_server *server)
+{
+    bool accepting = may_accept(server);
+
+    if (accepting == server->accepting)
+        return;
+    server->accepting = accepting;
+    for (unsigned i = 0; i < server->listeners.count; i++) {
+        if (accepting)
+            event_add(server->accept_events[i], NULL);
+        else
+            event_del(server->accept_events[i]);
+    }
+}
+
+static void rest(struct nbd_server *server, const char *what, int r)
+{
+    const struct timeval tv = { .tv_usec = REST_MS * 1000 };
+
+    if (nbd_may_log(server))
+        log_error("NBD server: %s: %s; new clients have to wait", what, strerror(-r));
+    evtimer_add(server->rest_timer, &tv);
+}
+
+static void rest_is_over(evutil_socket_t fd, short what, void *arg)
+{
+    nbd_server_update_accepting(arg);
+}
+
+/* The directory as of now, or -errno. */
+static int current_directory(struct nbd_server *server, struct error *err)
+{
+    if (server->directory_fd >= 0)
+        return 0;
+    return nbd_directory_make(&server->exports, server->export_count, &server->directory_fd, err);
+}
+
+void nbd_server_directory_changed(struct nbd_server *server)
+{
+    close_fd(&server->directory_fd);
+}
+
+/* Owns fd. */
+static struct nbd_client *client_new(struct nbd_server *server, int fd)
+{
+    struct nbd_client *client = calloc(1, sizeof(*client));
+
+    if (client == NULL) {
+        close(fd);
+        return NULL;
+    }
+    client->server = server;
+    client->id = server->next_client_id++;
+    client->fd = fd;
+    socket_peer_name(fd, client->peer, sizeof(client->peer));
+    TAILQ_INSERT_TAIL(&server->handshaking, client, link);
+    server->connections++;
+    return client;
+}
+
+/* Owns fd. */
+static void take_client(struct nbd_server *server, int fd)
+{
+    struct nbd_client *client = client_new(server, fd);
+    struct error err = { 0 };
+    int r = -EAGAIN;
+
+    if (client == NULL) {
+        rest(server, "cannot take a client", -ENOMEM);
+        return;
+    }
+    log_debug("NBD client %llu (%s) connected", (unsigned long long)client->id, client->peer);
+    if (current_directory(server, &err) < 0) {
+        rest(server, err.text, err.code);
+        nbd_client_end(client, "there is no directory of exports for it");
+        return;
+    }
+    while (r < 0 && negotiator_available(&server->pool))
+        r = negotiator_give(&server->pool, client, server->directory_fd);
+    if (r < 0)
+        nbd_client_end(client, "no negotiator took it");
+}
+
+static void accept_ready(evutil_socket_t listen_fd, short what, void *arg)
+{
+    struct nbd_server *server = arg;
+
+    for (unsigned i = 0; i < ACCEPT_BATCH && may_accept(server); i++) {
+        int fd = socket_accept(&server->listeners, (int)listen_fd);
+
+        if (fd == -EAGAIN)
+            break;
+        if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM)
+            rest(server, "cannot accept a client", fd);
+        if (fd >= 0)
+            take_client(server, fd);
+    }
+    nbd_server_update_accepting(server);
+}
+
+/* ---- Clients ---- */
+
+void nbd_client_end(struct nbd_client *client, const char *reason)
+{
+    struct nbd_server *server = client->server;
+    struct negotiator *negotiator = client->negotiator;
+
+    if (reason == NULL)
+        log_debug("NBD client %llu (%s) left", (unsigned long long)client->id, client->peer);
+    else if (nbd_may_log(server))
+        log_info("NBD client %llu (%s)%s%s: %s", (unsigned long long)client->id, client->peer,
+                 client->export != NULL ? " of export " : "", client->export != NULL ? client->export->export->id : "",
+                 reason);
+    if (client->export != NULL) {
+        TAILQ_REMOVE(&client->export->clients, client, link);
+        client->export->client_count--;
+    } else {
+        TAILQ_REMOVE(&server->handshaking, client, link);
+    }
+    server->connections--;
+    close_fd(&client->fd);
+    free(client);
+    if (negotiator != NULL)
+        negotiator_end(negotiator);
+    nbd_server_update_accepting(server);
+}
+
+static struct nbd_export *find_serial(const struct nbd_server *server, uint64_t serial)
+{
+    struct nbd_export *nbd;
+
+    TAILQ_FOREACH(nbd, &server->exports, link) {
+        if (nbd->serial == serial)
+            return nbd;
+    }
+    return NULL;
+}
+
+/* The socket leaves the monitor. */
+static void hand_over(struct nbd_client *client, struct nbd_export *nbd, const struct ipc_nbd_negotiated *negotiated)
+{
+    struct nbd_server *server = client->server;
+    struct ipc_client message = { .negotiated = *negotiated };
+    int r;
+
+    TAILQ_REMOVE(&server->handshaking, client, link);
+    TAILQ_INSERT_TAIL(&nbd->clients, client, link);
+    nbd->client_count++;
+    client->export = nbd;
+    negotiator_end(TAKE_PTR(client->negotiator));
+    r = worker_send(nbd->export->worker, IPC_CLIENT, &message, sizeof(message), &client->fd, 1);
+    close_fd(&client->fd);
+    if (r < 0)
+        nbd_client_end(client, "the export's worker did not take it");
+    else
+        log_debug("NBD client %llu (%s) is with export %s", (unsigned long long)client->id, client->peer,
+                  nbd->export->id);
+}
+
+int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negotiated *negotiated)
+{
+    struct nbd_server *server = client->server;
+    struct nbd_export *nbd = find_serial(server, negotiated->export_serial);
+
+    if (negotiated->client_id != client->id || negotiated->export_serial >= server->next_serial ||
+        (negotiated->flags & ~FLAGS_ON_OFFER) != 0)
+        return -EPROTO;
+    if (nbd == NULL) { /* its directory was of an earlier time */
+        nbd_client_end(client, "the export that it chose was removed meanwhile");
+        return 0;
+    }
+    if ((negotiated->contexts & ~nbd->contexts) != 0)
+        return -EPROTO;
+    hand_over(client, nbd, negotiated);
+    return 0;
+}
+
+/* ---- Start and stop ---- */
+
+static void fail_reply(struct qmp_reply **owed, const struct error *err)
+{
+    struct qmp_reply *reply = TAKE_PTR(*owed);
+
+    if (reply != NULL)
+        qmp_reply_error(reply, err);
+}
+
+int nbd_server_new(struct monitor *monitor, struct nbd_server **ret_server, struct error *err)
+{
+    struct nbd_server *server = calloc(1, sizeof(*server));
+    int r = 0;
+
+    if (server == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    server->monitor = monitor;
+    server->directory_fd = -1;
+    server->next_client_id = 1;
+    server->next_serial = 1;
+    TAILQ_INIT(&server->handshaking);
+    TAILQ_INIT(&server->exports);
+    r = negotiator_pool_init(&server->pool, server, err);
+    server->rest_timer = evtimer_new(monitor->base, rest_is_over, server);
+    if (r == 0 && server->rest_timer == NULL)
+        r = error_set(err, -ENOMEM, "out of memory");
+    if (r < 0) {
+        nbd_server_free(server);
+        return r;
+    }
+    *ret_server = server;
+    return 0;
+}
+
+static void stop_listening(struct nbd_server *server)
+{
+    server->accepting = false;
+    for (unsigned i = 0; i < ARRAY_SIZE(server->accept_events); i++) {
+        if (server->accept_events[i] != NULL)
+            event_free(server->accept_events[i]);
+        server->accept_events[i] = NULL;
+    }
+    socket_listeners_done(&server->listeners);
+    memset(&server->listeners, 0, sizeof(server->listeners));
+}
+
+static void drop_handshaking(struct nbd_server *server)
+{
+    struct nbd_client *client;
+
+    while ((client = TAILQ_FIRST(&server->handshaking)) != NULL)
+        nbd_client_end(client, "the NBD server is being stopped");
+}
+
+void nbd_server_free(struct nbd_server *server)
+{
+    const struct error err = { .code = -ESHUTDOWN, .text = "the program ends" };
+    struct nbd_client *client;
+
+    if (server == NULL)
+        return;
+    fail_reply(&server->start_reply, &err);
+    fail_reply(&server->stop_reply, &err);
+    stop_listening(server);
+    while ((client = TAILQ_FIRST(&server->handshaking)) != NULL) {
+        TAILQ_REMOVE(&server->handshaking, client, link);
+        close_fd(&client->fd);
+        free(client);
+    }
+    negotiator_pool_done(&server->pool);
+    if (server->rest_timer != NULL)
+        event_free(server->rest_timer);
+    close_fd(&server->directory_fd);
+    free(server);
+}
+
+static int make_accept_events(struct nbd_server *server, struct error *err)
+{
+    for (unsigned i = 0; i < server->listeners.count; i++) {
+        server->accept_events[i] =
+            event_new(server->monitor->base, server->listeners.fds[i], EV_READ | EV_PERSIST, accept_ready, server);
+        if (server->accept_events[i] == NULL)
+            return error_set(err, -ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
+static int check_start(const struct nbd_server *server, const struct nbd_server_options *options, struct error *err)
+{
+    int r = nbd_server_options_check(options, err);
+
+    if (r == 0)
+        r = monitor_check_running(server->monitor, err);
+    if (r == 0 && server->state == NBD_SERVER_STOPPING)
+        r = error_set(err, -EBUSY, "the NBD server is still being stopped");
+    if (r == 0 && server->state != NBD_SERVER_STOPPED)
+        r = error_set(err, -EALREADY, "the NBD server is already running");
+    return r;
+}
+
+void nbd_server_start(struct nbd_server *server, const struct nbd_server_options *options, enum socket_fd_source source,
+                      struct qmp_reply *reply)
+{
+    struct error err = { 0 };
+    int r = check_start(server, options, &err);
+
+    if (r == 0)
+        r = socket_listen(&options->addr, source, &server->listeners, &err);
+    if (r == 0) {
+        r = make_accept_events(server, &err);
+        if (r < 0)
+            stop_listening(server);
+    }
+    if (r < 0) {
+        qmp_reply_error(reply, &err);
+        return;
+    }
+    server->max_connections = options->max_connections;
+    server->state = NBD_SERVER_STARTING;
+    server->start_reply = reply;
+    negotiator_pool_start(&server->pool);
+}
+
+void nbd_server_pool_ready(struct nbd_server *server)
+{
+    if (server->state == NBD_SERVER_STARTING) {
+        server->state = NBD_SERVER_RUNNING;
+        qmp_reply_ok(TAKE_PTR(server->start_reply), NULL);
+    }
+    nbd_server_update_accepting(server);
+}
+
+void nbd_server_close(struct nbd_server *server)
+{
+    const struct error err = { .code = -ECANCELED, .text = "the NBD server was stopped while it started" };
+
+    stop_listening(server);
+    drop_handshaking(server);
+    negotiator_pool_stop(&server->pool);
+    evtimer_del(server->rest_timer);
+    if (server->state != NBD_SERVER_STOPPING)
+        server->state = NBD_SERVER_STOPPED;
+    fail_reply(&server->start_reply, &err);
+}
+
+void nbd_server_pool_failed(struct nbd_server *server, const struct error *err)
+{
+    struct error why = *err;
+
+    if (server->state != NBD_SERVER_STARTING)
+        return;
+    error_prepend(&why, "the NBD server cannot start");
+    fail_reply(&server->start_reply, &why);
+    nbd_server_close(server);
+}
+
+static void exports_are_gone(void *opaque)
+{
+    struct nbd_server *server = opaque;
+    struct qmp_reply *reply = TAKE_PTR(server->stop_reply);
+
+    server->state = NBD_SERVER_STOPPED;
+    qmp_reply_ok(reply, NULL);
+}
+
+void nbd_server_stop(struct nbd_server *server, struct qmp_reply *reply)
+{
+    struct error err = { 0 };
+
+    if (server->state == NBD_SERVER_STOPPED || server->state == NBD_SERVER_STOPPING) {
+        error_set(&err, -ENOTCONN, "the NBD server is not running");
+        qmp_reply_error(reply, &err);
+        return;
+    }
+    server->state = NBD_SERVER_STOPPING;
+    server->stop_reply = reply;
+    nbd_server_close(server);
+    export_set_remove_all(server->monitor->exports, BLOCK_EXPORT_TYPE_NBD, exports_are_gone, server);
+}

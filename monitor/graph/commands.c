@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* QMP commands about nodes: thin, the work is in node.c. Arguments are decoded; what clients ask for is hostile. */
+#include <errno.h>
+
+#include "monitor/graph/node.h"
+#include "monitor/monitor.h"
+#include "monitor/qmp/commands.h"
+
+static void answer(struct qmp_reply *reply, int r, const struct error *err)
+{
+    if (r < 0)
+        qmp_reply_error(reply, err);
+    else
+        qmp_reply_ok(reply, NULL);
+}
+
+void qmp_run_blockdev_add(struct monitor *monitor, const void *args, struct qmp_reply *reply)
+{
+    const struct blockdev_options *options = args;
+    struct error err = { 0 };
+    int r = blockdev_options_check(options, &err);
+
+    if (r == 0)
+        r = graph_add(monitor->graph, options, &err);
+    answer(reply, r, &err);
+}
+
+void qmp_run_blockdev_del(struct monitor *monitor, const void *args, struct qmp_reply *reply)
+{
+    const struct blockdev_del_args *del = args;
+    struct error err = { 0 };
+    int r = graph_del(monitor->graph, del->node_name, &err);
+
+    answer(reply, r, &err);
+}
+
+static int fill_info(const struct graph_node *node, struct block_device_info *info, struct error *err)
+{
+    const struct image *image = graph_node_image(node);
+    uint64_t allocated = 0;
+    uint64_t size;
+    int r = graph_node_size(node, &size, err);
+
+    if (r < 0)
+        return r;
+    *info = (struct block_device_info){
+        .file = image != NULL ? image->filename : "null-co://",
+        .node_name = node->name,
+        .ro = node->flags.read_only,
+        .drv = node->driver->name,
+        .cache = { .writeback = true, .direct = node->flags.direct, .no_flush = node->flags.no_flush },
+    };
+    info->image = (struct image_info){
+        .filename = info->file,
+        .format = node->driver->name,
+        .has_actual_size = image != NULL && image_allocated(image, &allocated),
+        .virtual_size = (int64_t)size,
+    };
+    info->image.actual_size = (int64_t)allocated;
+    return 0;
+}
+
+static size_t count_nodes(const struct graph *graph)
+{
+    size_t count = 0;
+
+    for (const struct graph_node *node = graph_first(graph); node != NULL; node = graph_next(node))
+        count++;
+    return count;
+}
+
+void qmp_run_query_named_block_nodes(struct monitor *monitor, const void *args, struct qmp_reply *reply)
+{
+    struct block_device_info_list list = { 0 };
+    struct error err = { 0 };
+    int r = 0;
+
+    list.items = calloc(count_nodes(monitor->graph) + 1, sizeof(*list.items));
+    if (list.items == NULL)
+        r = error_set(&err, -ENOMEM, "out of memory");
+    for (const struct graph_node *node = graph_first(monitor->graph); r == 0 && node != NULL; node = graph_next(node))
+        r = fill_info(node, &list.items[list.count++], &err);
+    if (r < 0)
+        qmp_reply_error(reply, &err);
+    else
+        qmp_reply_ok(reply, &list);
+    free(list.items);
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * bulkhead: the start of the monitor as named stages, in an order that matters: first the process becomes what it may
+ * be (descriptors, account, limits, filter), only then does it carry out a single option. The command line is trusted,
+ * the environment is not looked at.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/log.h"
+#include "common/sandbox/sandbox.h"
+#include "monitor/export/nbd-server.h"
+#include "monitor/monitor.h"
+#include "monitor/qmp/chardev.h"
+#include "monitor/qmp/commands.h"
+#include "monitor/startup/account.h"
+#include "monitor/startup/daemon.h"
+#include "monitor/startup/descriptors.h"
+#include "monitor/startup/options.h"
+
+extern char **environ;
+
+/* A command of the command line whose reply is owed. */
+struct pending {
+    bool done;
+    bool failed;
+    struct error err;
+};
+
+struct startup {
+    struct startup_options options;
+    struct monitor *monitor;
+    struct pending pending;
+    struct pidfile pidfile;
+    int report_fd; /* --daemonize: to the process that was started; -1: none */
+};
+
+/* ---- The process ---- */
+
+/* Nobody who can set a variable may steer the monitor, its libraries, or a worker. */
+static void clear_environment(void)
+{
+#ifdef WITH_DEVELOPER_AIDS
+    return;
+#endif
+    for (char **entry = environ; entry != NULL && *entry != NULL;) {
+#ifdef WITH_SANITIZERS
+        if (strncmp(*entry, "ASAN_OPTIONS=", 13) == 0 || strncmp(*entry, "UBSAN_OPTIONS=", 14) == 0 ||
+            strncmp(*entry, "LSAN_OPTIONS=", 13) == 0) {
+            entry++;
+            continue;
+        }
+#endif
+        for (char **move = entry; *move != NULL; move++)
+            *move = move[1];
+    }
+}
+
+static int go_to_background(struct startup *startup, struct error *err)
+{
+    return startup->options.daemonize ? daemon_fork(&startup->report_fd, err) : 0;
+}
+
+static int keep_named_descriptors(struct startup *startup, struct error *err)
+{
+    return descriptors_keep_named(&startup->options, err);
+}
+
+static int make_monitor(struct startup *startup, struct error *err)
+{
+    return monitor_new(&startup->monitor, err);
+}
+
+static int become_account(struct startup *startup, struct error *err)
+{
+    return account_become(startup->options.user, err);
+}
+
+static int raise_limits(struct startup *startup, struct error *err)
+{
+    return descriptors_raise_limit(err);
+}
+
+static int lock_down(struct startup *startup, struct error *err)
+{
+    return sandbox_lock_monitor(err);
+}
+
+static int start_monitor(struct startup *startup, struct error *err)
+{
+    return monitor_start(startup->monitor, err);
+}
+
+/* ---- The command line ---- */
+
+static void pending_done(const struct error *err, void *opaque)
+{
+    struct pending *pending = opaque;
+
+    pending->done = true;
+    pending->failed = err != NULL;
+    if (err != NULL)
+        pending->err = *err;
+}
+
+/* Runs the loop until the reply is there; QMP clients that are connected already are served meanwhile. */
+static int wait_for_reply(struct startup *startup, struct error *err)
+{
+    struct pending *pending = &startup->pending;
+
+    while (!pending->done && !startup->monitor->shut_down)
+        monitor_turn(startup->monitor);
+    if (!pending->done)
+        return error_set(err, -EINTR, "ended before it was done");
+    if (pending->failed && err != NULL)
+        *err = pending->err;
+    return pending->failed ? pending->err.code : 0;
+}
+
+static struct qmp_reply *new_reply(struct startup *startup, struct error *err)
+{
+    struct qmp_reply *reply;
+
+    memset(&startup->pending, 0, sizeof(startup->pending));
+    reply = qmp_reply_new(pending_done, &startup->pending);
+    if (reply == NULL)
+        error_set(err, -ENOMEM, "out of memory");
+    return reply;
+}
+
+static int run_blockdev(struct startup *startup, const struct startup_item *item, struct error *err)
+{
+    struct qmp_reply *reply = new_reply(startup, err);
+
+    if (reply == NULL)
+        return -ENOMEM;
+    qmp_run_blockdev_add(startup->monitor, &item->blockdev, reply);
+    return wait_for_reply(startup, err);
+}
+
+static int run_nbd_server(struct startup *startup, const struct startup_item *item, struct error *err)
+{
+    struct qmp_reply *reply = new_reply(startup, err);
+
+    if (reply == NULL)
+        return -ENOMEM;
+    nbd_server_start(startup->monitor->nbd_server, &item->nbd_server, SOCKET_FD_INHERITED, reply);
+    return wait_for_reply(startup, err);
+}
+
+static int run_export(struct startup *startup, const struct startup_item *item, struct error *err)
+{
+    struct qmp_reply *reply = new_reply(startup, err);
+
+    if (reply == NULL)
+        return -ENOMEM;
+    qmp_run_block_export_add(startup->monitor, &item->export, reply);
+    return wait_for_reply(startup, err);
+}
+
+static int run_chardev(struct startup *startup, const struct startup_item *item, struct error *err)
+{
+    return chardev_add(startup->monitor->chardevs, &item->chardev, err);
+}
+
+static int run_monitor(struct startup *startup, const struct startup_item *item, struct error *err)
+{
+    return chardev_add_monitor(startup->monitor->chardevs, &item->monitor, err);
+}
+
+static int carry_out_options(struct startup *startup, struct error *err)
+{
+    static int (*const runs[STARTUP_ITEM_MAX])(struct startup *, const struct startup_item *, struct error *) = {
+        [STARTUP_BLOCKDEV] = run_blockdev, [STARTUP_NBD_SERVER] = run_nbd_server, [STARTUP_EXPORT] = run_export,
+        [STARTUP_CHARDEV] = run_chardev,   [STARTUP_MONITOR] = run_monitor,
+    };
+
+    for (unsigned i = 0; i < startup->options.item_count; i++) {
+        const struct startup_item *item = &startup->options.items[i];
+        int r = runs[item->id](startup, item, err);
+
+        if (startup->monitor->shutting_down)
+            return error_set(err, -EINTR, "ended before it served");
+        if (r < 0) {
+            error_prepend(err, "%s '%.200s'", startup_item_name(item->id), item->text);
+            return r;
+        }
+    }
+    return 0;
+}
+
+/* ---- It serves ---- */
+
+static int write_pidfile(struct startup *startup, struct error *err)
+{
+    return startup->options.pidfile != NULL ? pidfile_write(startup->options.pidfile, &startup->pidfile, err) : 0;
+}
+
+static int leave_terminal(struct startup *startup, struct error *err)
+{
+    return startup->report_fd >= 0 ? daemon_detach(&startup->report_fd, err) : 0;
+}
+
+static const struct {
+    const char *name;
+    int (*run)(struct startup *startup, struct error *err);
+} stages[] = {
+    { "inherited descriptors", keep_named_descriptors }, /* nothing of ours may be open yet */
+    { "background", go_to_background },                  /* before the loop, whose kernel objects a fork would share */
+    { "worker binaries", make_monitor },                 /* root may reach a build tree that the account cannot */
+    { "account", become_account },
+    { "limits", raise_limits },
+    { "lock-down", lock_down },
+    { "services", start_monitor },
+    { "options", carry_out_options },
+    { "pid file", write_pidfile },
+    { "terminal", leave_terminal },
+};
+
+/* What was started ends in order, also if the start failed half way. */
+static void end(struct startup *startup)
+{
+    if (startup->monitor != NULL && startup->monitor->started && !startup->monitor->shut_down) {
+        monitor_shut_down(startup->monitor, NULL);
+        monitor_run(startup->monitor);
+    }
+    monitor_free(startup->monitor);
+    pidfile_remove(&startup->pidfile);
+    close_fd(&startup->report_fd);
+    startup_options_done(&startup->options);
+}
+
+static int run(struct startup *startup, struct error *err)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(stages); i++) {
+        int r = stages[i].run(startup, err);
+
+        if (r < 0) {
+            log_debug("start-up ended in stage '%s'", stages[i].name);
+            return r;
+        }
+    }
+    monitor_run(startup->monitor);
+    return 0;
+}
+
+static bool asks_for_text(const struct startup *startup, const char *program)
+{
+    if (startup->options.help)
+        startup_options_help(program);
+    else if (startup->options.version)
+        printf("bulkhead version %s\n", VERSION);
+    return startup->options.help || startup->options.version;
+}
+
+int main(int argc, char **argv)
+{
+    struct startup startup = { .pidfile.fd = -1, .report_fd = -1 };
+    struct error err = { 0 };
+    int r;
+
+    clear_environment();
+    r = descriptors_fill_standard(&err);
+    if (r == 0)
+        r = startup_options_parse(argc, argv, &startup.options, &err);
+    if (r == 0 && !asks_for_text(&startup, argv[0] != NULL ? argv[0] : "bulkhead"))
+        r = run(&startup, &err);
+    /* Told to end while it started: that is no failure, except to whoever waits for it to serve. */
+    if (r == -EINTR && startup.monitor != NULL && startup.monitor->shutting_down)
+        r = 0;
+    if (r < 0)
+        log_error("%s", err.text);
+    end(&startup);
+    return r < 0 ? 1 : 0;
+}

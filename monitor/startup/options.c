@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The command line as tables; see options.h. Pure: no file is opened, nothing is started. */
+#include "monitor/startup/options.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "monitor/qmp/keyval.h"
+
+/* ---- Options that make something ---- */
+
+static const struct {
+    const char *option;
+    const struct keyval_syntax *syntax;
+    const struct schema_type *type;
+} item_kinds[STARTUP_ITEM_MAX] = {
+    [STARTUP_BLOCKDEV] = { "--blockdev", &keyval_blockdev, &schema_blockdev_options },
+    [STARTUP_NBD_SERVER] = { "--nbd-server", &keyval_nbd_server, &schema_nbd_server_options },
+    [STARTUP_EXPORT] = { "--export", &keyval_export, &schema_block_export_options },
+    [STARTUP_CHARDEV] = { "--chardev", &keyval_chardev, &schema_chardev_options },
+    [STARTUP_MONITOR] = { "--monitor", &keyval_monitor, &schema_monitor_options },
+};
+
+const char *startup_item_name(enum startup_item_id id)
+{
+    return item_kinds[id].option;
+}
+
+static int add_item(struct startup_options *options, enum startup_item_id id, const char *text, struct error *err)
+{
+    struct startup_item *items;
+    struct startup_item *item;
+    int r;
+
+    if (options->item_count == STARTUP_ITEMS_MAX)
+        return error_set(err, -E2BIG, "more than %d options", STARTUP_ITEMS_MAX);
+    items = realloc(options->items, (options->item_count + 1) * sizeof(*items));
+    if (items == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    options->items = items;
+    item = &items[options->item_count];
+    memset(item, 0, sizeof(*item));
+    item->id = id;
+    item->text = text;
+    r = keyval_decode(item_kinds[id].syntax, text, item_kinds[id].type, &item->blockdev, err);
+    if (r < 0)
+        return error_prepend(err, "%s '%.200s'", item_kinds[id].option, text);
+    options->item_count++;
+    return 0;
+}
+
+static int take_blockdev(struct startup_options *options, const char *value, struct error *err)
+{
+    return add_item(options, STARTUP_BLOCKDEV, value, err);
+}
+
+static int take_nbd_server(struct startup_options *options, const char *value, struct error *err)
+{
+    return add_item(options, STARTUP_NBD_SERVER, value, err);
+}
+
+static int take_export(struct startup_options *options, const char *value, struct error *err)
+{
+    return add_item(options, STARTUP_EXPORT, value, err);
+}
+
+static int take_chardev(struct startup_options *options, const char *value, struct error *err)
+{
+    return add_item(options, STARTUP_CHARDEV, value, err);
+}
+
+static int take_monitor(struct startup_options *options, const char *value, struct error *err)
+{
+    return add_item(options, STARTUP_MONITOR, value, err);
+}
+
+/* ---- Options about the process ---- */
+
+static int take_user(struct startup_options *options, const char *value, struct error *err)
+{
+    if (options->user != NULL)
+        return error_set(err, -EINVAL, "--user is given twice");
+    options->user = value;
+    return 0;
+}
+
+static int take_pidfile(struct startup_options *options, const char *value, struct error *err)
+{
+    if (options->pidfile != NULL)
+        return error_set(err, -EINVAL, "--pidfile is given twice");
+    if (value[0] == '\0')
+        return error_set(err, -EINVAL, "--pidfile needs a path");
+    options->pidfile = value;
+    return 0;
+}
+
+static int take_daemonize(struct startup_options *options, const char *value, struct error *err)
+{
+    options->daemonize = true;
+    return 0;
+}
+
+static int take_help(struct startup_options *options, const char *value, struct error *err)
+{
+    options->help = true;
+    return 0;
+}
+
+static int take_version(struct startup_options *options, const char *value, struct error *err)
+{
+    options->version = true;
+    return 0;
+}
+
+static int refuse_object(struct startup_options *options, const char *value, struct error *err)
+{
+    return error_set(err, -EINVAL, "--object is not supported: this version has no objects (no TLS credentials, secrets, "
+                                   "throttle groups or iothreads; each export has threads of its own)");
+}
+
+static int refuse_trace(struct startup_options *options, const char *value, struct error *err)
+{
+    return error_set(err, -EINVAL, "--trace is not supported: there are no trace events");
+}
+
+/* ---- The table ---- */
+
+struct startup_option {
+    const char *name;
+    char letter;
+    const char *value; /* what it is called in the help; NULL: takes none */
+    int (*take)(struct startup_options *options, const char *value, struct error *err);
+    const char *help; /* NULL: not shown */
+};
+
+static const struct startup_option option_table[] = {
+    { "blockdev", 0, "[driver=]DRIVER,node-name=NODE,...", take_blockdev,
+      "make a block node (file, host_device, raw, null-co, blkdebug), as blockdev-add" },
+    { "nbd-server", 0, "addr.type=inet|unix|fd,addr....,max-connections=N", take_nbd_server,
+      "listen for NBD clients, as nbd-server-start" },
+    { "export", 0, "[type=]nbd,id=ID,node-name=NODE,name=NAME,writable=on|off,...", take_export,
+      "export a block node, as block-export-add" },
+    { "chardev", 0, "[backend=]socket|stdio,id=ID,...", take_chardev,
+      "where QMP clients come from: socket,path=PATH,server=on,wait=off listens; without server=on it connects" },
+    { "monitor", 0, "[chardev=]ID[,pretty=on]", take_monitor, "serve QMP on a chardev" },
+    { "user", 0, "NAME", take_user, "become this account before anything is done; needed when started as root" },
+    { "pidfile", 0, "PATH", take_pidfile, "write the process id there when everything serves, remove it at the end" },
+    { "daemonize", 0, NULL, take_daemonize, "go to the background when everything serves" },
+    { "help", 'h', NULL, take_help, "show this text" },
+    { "version", 'V', NULL, take_version, "show the version" },
+    { "object", 0, "OBJECT", refuse_object, NULL },
+    { "trace", 'T', "PATTERN", refuse_trace, NULL },
+};
+
+/* Finds the row and, for --name=value, the value. */
+static const struct startup_option *find_option(const char *arg, const char **ret_value)
+{
+    *ret_value = NULL;
+    for (unsigned i = 0; i < ARRAY_SIZE(option_table); i++) {
+        const struct startup_option *option = &option_table[i];
+        size_t len = strlen(option->name);
+
+        if (option->letter != 0 && arg[0] == '-' && arg[1] == option->letter && arg[2] == '\0')
+            return option;
+        if (strncmp(arg, "--", 2) != 0 || strncmp(arg + 2, option->name, len) != 0)
+            continue;
+        if (arg[2 + len] == '=')
+            *ret_value = arg + 2 + len + 1;
+        if (arg[2 + len] == '=' || arg[2 + len] == '\0')
+            return option;
+    }
+    return NULL;
+}
+
+/* Takes the option at argv[*index] and moves *index past it. */
+static int take_option(int argc, char **argv, int *index, struct startup_options *options, struct error *err)
+{
+    const char *arg = argv[(*index)++];
+    const char *value;
+    const struct startup_option *option = find_option(arg, &value);
+
+    if (option == NULL && arg[0] != '-')
+        return error_set(err, -EINVAL, "'%.200s' is no option (try --help)", arg);
+    if (option == NULL)
+        return error_set(err, -EINVAL, "there is no option '%.200s' (try --help)", arg);
+    if (option->value == NULL && value != NULL)
+        return error_set(err, -EINVAL, "option --%s takes no value", option->name);
+    if (option->value != NULL && value == NULL) {
+        if (*index >= argc)
+            return error_set(err, -EINVAL, "option --%s needs a value: %s", option->name, option->value);
+        value = argv[(*index)++];
+    }
+    return option->take(options, value, err);
+}
+
+int startup_options_parse(int argc, char **argv, struct startup_options *ret, struct error *err)
+{
+    int index = 1;
+
+    memset(ret, 0, sizeof(*ret));
+    while (index < argc && !ret->help && !ret->version) {
+        int r = take_option(argc, argv, &index, ret, err);
+
+        if (r < 0)
+            return r;
+    }
+    for (unsigned i = 0; ret->daemonize && i < ret->item_count; i++) {
+        if (ret->items[i].id == STARTUP_CHARDEV && ret->items[i].chardev.backend == CHARDEV_STDIO)
+            return error_set(err, -EINVAL, "--chardev stdio does not go with --daemonize, which leaves the terminal");
+    }
+    return 0;
+}
+
+void startup_options_done(struct startup_options *options)
+{
+    for (unsigned i = 0; i < options->item_count; i++)
+        schema_clear(item_kinds[options->items[i].id].type, &options->items[i].blockdev);
+    free(options->items);
+    memset(options, 0, sizeof(*options));
+}
+
+void startup_options_help(const char *program)
+{
+    printf("Usage: %s OPTION...\n"
+           "Exports block images over NBD, each from a sandboxed worker process.\n\n"
+           "Options are carried out in their order. Values are key=value pairs with commas between\n"
+           "them (dots for members of members, two commas for one), or one JSON object.\n\n",
+           program);
+    for (unsigned i = 0; i < ARRAY_SIZE(option_table); i++) {
+        const struct startup_option *option = &option_table[i];
+
+        if (option->help == NULL)
+            continue;
+        if (option->letter != 0)
+            printf("  -%c, ", option->letter);
+        else
+            printf("      ");
+        printf("--%s%s%s\n            %s\n", option->name, option->value != NULL ? " " : "",
+               option->value != NULL ? option->value : "", option->help);
+    }
+}
+
+/* ---- Inherited descriptors ---- */
+
+static bool parse_fd(const char *text, int *ret_fd)
+{
+    char *end;
+    long value;
+
+    if (text == NULL || text[0] < '0' || text[0] > '9')
+        return false;
+    errno = 0;
+    value = strtol(text, &end, 10);
+    if (errno != 0 || *end != '\0' || value > INT_MAX)
+        return false;
+    *ret_fd = (int)value;
+    return true;
+}
+
+bool startup_item_fd(const struct startup_item *item, int *ret_fd)
+{
+    if (item->id == STARTUP_CHARDEV && item->chardev.backend == CHARDEV_SOCKET)
+        return parse_fd(item->chardev.socket.fd, ret_fd);
+    if (item->id == STARTUP_NBD_SERVER && item->nbd_server.addr.type == SOCKET_ADDRESS_FD)
+        return parse_fd(item->nbd_server.addr.fd.str, ret_fd);
+    return false;
+}

@@ -112,7 +112,7 @@ int ipc_boot_check(const void *message, unsigned fd_count, struct error *err)
     const struct ipc_boot *boot = message;
     int r;
 
-    if (boot->role != IPC_ROLE_NBD_NEGOTIATOR && boot->role != IPC_ROLE_NBD_EXPORT && boot->role != IPC_ROLE_VHOST)
+    if (boot->role < IPC_ROLE_NBD_NEGOTIATOR || boot->role > IPC_ROLE_FUSE)
         return error_set(err, -EPROTO, "unknown role %u", boot->role);
     if ((boot->layers & ~IPC_LAYERS_ALL) != 0)
         return error_set(err, -EPROTO, "unknown sandbox layers 0x%x", boot->layers);

@@ -14,7 +14,8 @@
 #define NEGOTIATOR  IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR)
 #define NBD_EXPORT  IPC_ROLE_BIT(IPC_ROLE_NBD_EXPORT)
 #define VHOST       IPC_ROLE_BIT(IPC_ROLE_VHOST)
-#define ALL_EXPORTS (NBD_EXPORT | VHOST)
+#define FUSE        IPC_ROLE_BIT(IPC_ROLE_FUSE)
+#define ALL_EXPORTS (NBD_EXPORT | VHOST | FUSE)
 #define ALL_ROLES   (NEGOTIATOR | ALL_EXPORTS)
 
 #define CREATING IPC_STATE_BIT(WORKER_CREATING)
@@ -70,6 +71,30 @@ static int check_vhost_listen(const void *message, unsigned fd_count, struct err
     return 0;
 }
 
+static int check_fuse_serve(const void *message, unsigned fd_count, struct error *err)
+{
+    const struct ipc_fuse_serve *serve = message;
+
+    if ((serve->flags & ~IPC_FUSE_FLAGS_ALL) != 0)
+        return error_set(err, -EPROTO, "unknown flags 0x%x", serve->flags);
+    if ((serve->flags & IPC_FUSE_GROWABLE) != 0 && (serve->flags & IPC_FUSE_MAY_RESIZE) == 0)
+        return error_set(err, -EPROTO, "growable without the permission to resize");
+    if (fd_count % 2 != 0)
+        return error_set(err, -EPROTO, "%u descriptors are no pairs", fd_count);
+    if (serve->reserved != 0)
+        return error_set(err, -EPROTO, "reserved field is not 0");
+    return 0;
+}
+
+static int check_fuse_resize(const void *message, unsigned fd_count, struct error *err)
+{
+    const struct ipc_fuse_resize *resize = message;
+
+    if (resize->serial == 0 || resize->code > 0 || resize->code < -ERRNO_MAX || resize->reserved != 0)
+        return error_set(err, -EPROTO, "serial is 0, code is no error code, or the reserved field is not 0");
+    return 0;
+}
+
 /* clang-format off */
 const struct ipc_message_rule ipc_message_rules[] = {
     { "BOOT",      IPC_BOOT,      sizeof(struct ipc_boot),      1, 1 + IPC_IMAGE_FDS_MAX, CREATING,           ALL_ROLES,
@@ -82,6 +107,10 @@ const struct ipc_message_rule ipc_message_rules[] = {
       NULL,            "finish what is in flight, close clients, exit" },
     { "VHOST_LISTEN", IPC_VHOST_LISTEN, sizeof(struct ipc_vhost_listen), 1, 1,            RUNNING,            VHOST,
       check_vhost_listen, "serve front-ends; descriptors: listening socket" },
+    { "FUSE_SERVE",  IPC_FUSE_SERVE,  sizeof(struct ipc_fuse_serve),  2, IPC_FUSE_DEVICES_MAX, RUNNING,       FUSE,
+      check_fuse_serve,  "serve a mount; descriptors: its /dev/fuse, in pairs" },
+    { "FUSE_RESIZE", IPC_FUSE_RESIZE, sizeof(struct ipc_fuse_resize), 0, 0,                     RUNNING,      FUSE,
+      check_fuse_resize, "whether the worker may do what it asked for by FUSE_RESIZE" },
 };
 /* clang-format on */
 const unsigned ipc_message_rule_count = ARRAY_SIZE(ipc_message_rules);
@@ -148,6 +177,21 @@ static int check_io_error(const struct ipc_status *status, struct error *err)
     return 0;
 }
 
+static int check_fuse_serving(const struct ipc_status *status, struct error *err)
+{
+    if (status->fuse_serving.device_pairs > IPC_FUSE_DEVICES_MAX / 2 || status->fuse_serving.reserved != 0)
+        return error_set(err, -EPROTO, "%u pairs of descriptors, or a reserved field is not 0",
+                         status->fuse_serving.device_pairs);
+    return 0;
+}
+
+static int check_status_fuse_resize(const struct ipc_status *status, struct error *err)
+{
+    if (status->fuse_resize.serial == 0 || status->fuse_resize.size_bytes > INT64_MAX)
+        return error_set(err, -EPROTO, "serial is 0, or size is beyond 2^63 - 1");
+    return 0;
+}
+
 /*
  * READY and FAILED are accepted while DRAINING because the monitor may have asked a worker to go before it had heard
  * from it.
@@ -168,6 +212,12 @@ const struct ipc_status_rule ipc_status_rules[] = {
       ALL_ROLES,  false, check_client_gone,       "a client left or was thrown out" },
     { "IO_ERROR",    IPC_STATUS_IO_ERROR,    sizeof(struct ipc_status_io_error),    RUNNING | DRAINING,
       ALL_EXPORTS, false, check_io_error,          "a request failed below the export" },
+    { "FUSE_SERVING", IPC_STATUS_FUSE_SERVING, sizeof(struct ipc_status_fuse_serving), RUNNING | DRAINING,
+      FUSE,       true,  check_fuse_serving,       "kernel and worker have agreed: the mount can be used" },
+    { "FUSE_RESIZE",  IPC_STATUS_FUSE_RESIZE,  sizeof(struct ipc_status_fuse_resize),  RUNNING | DRAINING,
+      FUSE,       false, check_status_fuse_resize, "a client wants another size; answered by FUSE_RESIZE" },
+    { "FUSE_RESIZED", IPC_STATUS_FUSE_RESIZED, sizeof(struct ipc_status_fuse_resize),  RUNNING | DRAINING,
+      FUSE,       false, check_status_fuse_resize, "the permitted change of the size is over; the size is now this" },
 };
 /* clang-format on */
 const unsigned ipc_status_rule_count = ARRAY_SIZE(ipc_status_rules);

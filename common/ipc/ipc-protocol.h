@@ -27,6 +27,7 @@
 #define IPC_VHOST_QUEUES_MAX 256 /* a vring index has 8 bits */
 #define IPC_VHOST_BLOCK_MIN  512
 #define IPC_VHOST_BLOCK_MAX  (2u << 20)
+#define IPC_FUSE_DEVICES_MAX 16 /* two for each I/O thread */
 #define IPC_STATUS_BYTES    512 /* every status record; below PIPE_BUF */
 #define IPC_STATUS_TEXT_MAX 384
 #define IPC_IO_THREADS_MAX  64
@@ -37,6 +38,7 @@ enum ipc_role {
     IPC_ROLE_NBD_NEGOTIATOR = 1,
     IPC_ROLE_NBD_EXPORT = 2,
     IPC_ROLE_VHOST = 3,
+    IPC_ROLE_FUSE = 4,
 };
 
 /* ---- Control messages ---- */
@@ -47,6 +49,8 @@ enum ipc_type {
     IPC_CLIENT,    /* nbd export: a client whose handshake is over. Descriptors: client socket */
     IPC_DRAIN,     /* finish what is in flight, close clients, exit */
     IPC_VHOST_LISTEN, /* vhost: begin to serve. Descriptors: listening socket */
+    IPC_FUSE_SERVE, /* fuse: begin to serve. Descriptors: the mounted /dev/fuse and clones of it */
+    IPC_FUSE_RESIZE, /* fuse: the answer to the status record FUSE_RESIZE */
 };
 
 struct ipc_header {
@@ -185,6 +189,31 @@ struct ipc_vhost_listen {
     uint32_t logical_block_bytes; /* a power of 2, IPC_VHOST_BLOCK_MIN to IPC_VHOST_BLOCK_MAX */
 };
 
+/* Flags of FUSE_SERVE. */
+#define IPC_FUSE_GROWABLE    (1u << 0) /* writes beyond the end make the image larger */
+#define IPC_FUSE_MAY_RESIZE  (1u << 1) /* the export holds the permission to resize; else it asks by FUSE_RESIZE */
+#define IPC_FUSE_ALLOW_OTHER (1u << 2) /* the mount has allow_other: owner and mode mean something */
+#define IPC_FUSE_FLAGS_ALL   (IPC_FUSE_GROWABLE | IPC_FUSE_MAY_RESIZE | IPC_FUSE_ALLOW_OTHER)
+
+/*
+ * FUSE_SERVE, descriptors of one connection to /dev/fuse, in pairs: one that blocks, then its twin with O_NONBLOCK. Thread
+ * i serves pair i; more threads than pairs share. Once, after READY.
+ */
+struct ipc_fuse_serve {
+    struct ipc_header header;
+    uint32_t flags; /* IPC_FUSE_* */
+    uint32_t uid;   /* who the file belongs to at first */
+    uint32_t gid;
+    uint32_t reserved;
+};
+
+struct ipc_fuse_resize {
+    struct ipc_header header;
+    uint64_t serial; /* of the record that asked */
+    int32_t code;    /* 0: resize now, then tell by FUSE_RESIZED; -errno: you may not */
+    uint32_t reserved;
+};
+
 /* ---- Status records ---- */
 
 enum ipc_status_type {
@@ -195,6 +224,9 @@ enum ipc_status_type {
     IPC_STATUS_NEGOTIATED,  /* nbd negotiator: handshake done */
     IPC_STATUS_CLIENT_GONE, /* nbd export, and a negotiator whose client left: client_id and why */
     IPC_STATUS_IO_ERROR,    /* an export's request failed below it */
+    IPC_STATUS_FUSE_SERVING, /* fuse: the kernel and the worker have agreed; the mount can be used */
+    IPC_STATUS_FUSE_RESIZE,  /* fuse: a client wants another size, and the export has no permission for that */
+    IPC_STATUS_FUSE_RESIZED, /* fuse: what FUSE_RESIZE permitted is over */
 };
 
 struct ipc_status_ready {
@@ -240,6 +272,18 @@ struct ipc_status_io_error {
     uint64_t suppressed; /* similar errors that were not reported since the last one */
 };
 
+struct ipc_status_fuse_serving {
+    uint32_t protocol_minor; /* of FUSE 7.x that kernel and worker agreed on */
+    uint32_t max_write_bytes;
+    uint32_t device_pairs;
+    uint32_t reserved;
+};
+
+struct ipc_status_fuse_resize {
+    uint64_t serial; /* counts from 1 */
+    uint64_t size_bytes;
+};
+
 struct ipc_status {
     uint32_t magic;
     uint32_t type; /* enum ipc_status_type */
@@ -251,6 +295,8 @@ struct ipc_status {
         struct ipc_nbd_negotiated negotiated;
         struct ipc_status_client_gone client_gone;
         struct ipc_status_io_error io_error;
+        struct ipc_status_fuse_serving fuse_serving;
+        struct ipc_status_fuse_resize fuse_resize; /* FUSE_RESIZE, FUSE_RESIZED */
         uint8_t bytes[IPC_STATUS_BYTES - 8];
     };
 };

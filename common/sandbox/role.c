@@ -214,6 +214,13 @@ SET(vhost, SANDBOX_ALLOW,
     "front-ends are accepted on the listening socket; the inflight buffer is made, sealed, and its descriptor sent to "
     "the front-end, which is what sendmsg is for (docs/decisions/)");
 
+static const struct sandbox_call fuse_calls[] = {
+    CALL(writev),
+    CALL(ftruncate),
+    CALL_EQ(fcntl, 1, F_GETFL),
+};
+SET(fuse, SANDBOX_ALLOW, "requests of /dev/fuse are read, answers written; the file that clients see can be resized");
+
 static const struct sandbox_call_set *const negotiator_sets[] = {
     &set_loop,   &set_client,  &set_memory,    &set_process,   &set_time,
     &set_control, &set_observe, &set_directory, SET_UNEXPECTED, &set_unexpected_send, NULL,
@@ -227,6 +234,11 @@ static const struct sandbox_call_set *const export_sets[] = {
 static const struct sandbox_call_set *const vhost_sets[] = {
     &set_loop,    &set_client,  &set_image, &set_memory,    &set_process, &set_time,
     &set_control, &set_observe, &set_vhost, SET_UNEXPECTED, NULL,
+};
+
+static const struct sandbox_call_set *const fuse_sets[] = {
+    &set_loop,    &set_image, &set_memory,    &set_process,         &set_time, &set_control,
+    &set_observe, &set_fuse,  SET_UNEXPECTED, &set_unexpected_send, NULL,
 };
 
 /*
@@ -281,11 +293,24 @@ static const struct sandbox_role role_vhost = {
     .rlimit_count = ARRAY_SIZE(export_rlimits),
 };
 
+static const struct sandbox_role role_fuse = {
+    .name = "fuse",
+    .program = "bulkhead-fuse",
+    .ipc_role = IPC_ROLE_FUSE,
+    .layers = IPC_LAYERS_ALL,
+    .required = WORKER_REQUIRED,
+    .call_sets = fuse_sets,
+    .default_action = SANDBOX_KILL,
+    .rlimits = export_rlimits,
+    .rlimit_count = ARRAY_SIZE(export_rlimits),
+};
+
 const struct sandbox_role *const sandbox_roles[] = {
     &sandbox_role_monitor,
     &role_nbd_negotiator,
     &role_nbd_export,
     &role_vhost,
+    &role_fuse,
     NULL,
 };
 

@@ -16,7 +16,8 @@
 #define MOUNTER_PATH_MAX    4096        /* with NUL: PATH_MAX of Linux */
 #define MOUNTER_ID_MAX      128         /* with NUL */
 #define MOUNTER_TEXT_MAX    512
-#define MOUNTER_DEVICES_MAX 16   /* /dev/fuse descriptors of one mount, one for each I/O thread */
+#define MOUNTER_PAIRS_MAX   8    /* pairs of /dev/fuse descriptors of one mount, one for each I/O thread */
+#define MOUNTER_DEVICES_MAX (2 * MOUNTER_PAIRS_MAX)
 #define MOUNTER_MOUNTS_MAX  4096 /* mounts alive at once */
 
 enum mounter_type {
@@ -40,7 +41,7 @@ struct mounter_header {
 struct mounter_mount {
     struct mounter_header header;
     uint32_t allow_other; /* enum mounter_allow_other */
-    uint32_t devices;     /* descriptors wanted, 1..MOUNTER_DEVICES_MAX */
+    uint32_t pairs;       /* of descriptors, 1..MOUNTER_PAIRS_MAX */
     char id[MOUNTER_ID_MAX]; /* the export's, shown as the source of the mount */
     char path[MOUNTER_PATH_MAX];
 };
@@ -52,8 +53,10 @@ struct mounter_unmount {
     uint32_t reserved;
 };
 
-/* Descriptors, after a MOUNT that succeeded: the mounted /dev/fuse, then clones of it; at least one, at most as many as
- * were asked for (none are cloned where the account may not open /dev/fuse). */
+/*
+ * Descriptors, after a MOUNT that succeeded: the mounted /dev/fuse and clones of it, in pairs of one that blocks and one
+ * with O_NONBLOCK, as many pairs as were asked for.
+ */
 struct mounter_reply {
     struct mounter_header header;
     uint64_t mount;       /* names the mount in UNMOUNT; never reused */

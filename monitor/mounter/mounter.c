@@ -183,24 +183,40 @@ static int remember(struct mounter *mounter, struct mount_point *point, const ch
     return 0;
 }
 
-/* A descriptor of its own for each I/O thread (FUSE_DEV_IOC_CLONE); the worker could not open /dev/fuse. */
-static unsigned clone_devices(int device_fd, int *ret_fds, unsigned count)
+/* One more descriptor of the same connection, with a list of requests of its own (FUSE_DEV_IOC_CLONE). */
+static int clone_device(int device_fd, int flags, struct error *err)
 {
-    unsigned n;
+    uint32_t original = (uint32_t)device_fd;
+    _cleanup_close_ int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC | flags);
 
-    for (n = 0; n < count; n++) {
-        uint32_t original = (uint32_t)device_fd;
-        int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return error_set(err, -errno, "cannot open /dev/fuse: %s", strerror(errno));
+    if (ioctl(fd, FUSE_DEV_IOC_CLONE, &original) < 0)
+        return error_set(err, -errno, "cannot clone /dev/fuse: %s", strerror(errno));
+    return TAKE_FD(fd);
+}
 
-        if (fd < 0)
-            break;
-        if (ioctl(fd, FUSE_DEV_IOC_CLONE, &original) < 0) {
-            close(fd);
-            break;
+static void close_devices(struct answer *answer)
+{
+    while (answer->reply.devices > 0)
+        close(answer->fds[--answer->reply.devices]);
+}
+
+/* The worker can open nothing, so everything that its threads need comes from here. Takes device_fd. */
+static int make_devices(struct answer *answer, int device_fd, unsigned pairs, struct error *err)
+{
+    answer->fds[0] = device_fd;
+    answer->reply.devices = 1;
+    while (answer->reply.devices < 2 * pairs) {
+        int fd = clone_device(device_fd, answer->reply.devices % 2 == 1 ? O_NONBLOCK : 0, err);
+
+        if (fd < 0) {
+            close_devices(answer);
+            return fd;
         }
-        ret_fds[n] = fd;
+        answer->fds[answer->reply.devices++] = fd;
     }
-    return n;
+    return 0;
 }
 
 /* ---- Requests ---- */
@@ -231,11 +247,16 @@ static int mount_request(struct mounter *mounter, const struct mounter_mount *re
     r = mount_device(request, point.path, &device_fd, &reply->allow_other, err);
     if (r < 0)
         return error_prepend(err, "cannot mount on '%s'", point.path);
-    r = remember(mounter, &point, request->id, &reply->mount, err);
-    if (r < 0)
+    r = make_devices(answer, TAKE_FD(device_fd), request->pairs, err);
+    if (r < 0) {
+        fusermount_unmount(point.path, true, NULL);
         return r;
-    reply->devices = 1 + clone_devices(device_fd, answer->fds + 1, request->devices - 1);
-    answer->fds[0] = TAKE_FD(device_fd);
+    }
+    r = remember(mounter, &point, request->id, &reply->mount, err);
+    if (r < 0) {
+        close_devices(answer);
+        return r;
+    }
     if (cleaned > 0)
         snprintf(reply->text, sizeof(reply->text), "cleaned up %u stale mount(s) of an earlier run on '%.300s'", cleaned,
                  point.path);
@@ -247,8 +268,8 @@ static int handle_mount(struct mounter *mounter, const void *message, struct ans
     const struct mounter_mount *request = message;
 
     if (!is_string(request->path, sizeof(request->path)) || !is_string(request->id, sizeof(request->id)) ||
-        request->allow_other > MOUNTER_ALLOW_OTHER_AUTO || request->devices < 1 ||
-        request->devices > MOUNTER_DEVICES_MAX)
+        request->allow_other > MOUNTER_ALLOW_OTHER_AUTO || request->pairs < 1 ||
+        request->pairs > MOUNTER_PAIRS_MAX)
         return error_set(err, -EPROTO, "malformed mount request");
     return mount_request(mounter, request, answer, err);
 }

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A FUSE export: one regular file, the root of its mount, served by a few threads from /dev/fuse. The parts:
+ *
+ *   thread.c  how a thread waits for requests and hands them out
+ *   io.c      the operations that must be fast, without libfuse: READ and WRITE, OPEN and RELEASE
+ *   ops.c     the operations on libfuse's low-level interface, which also does the negotiation (INIT)
+ *   op.c      what those that do not finish at once have in common
+ *   size.c    how the file gets another size
+ *   main.c    the worker: set-up, control messages, draining
+ *
+ * The kernel is trusted; what it hands through from clients (offsets, lengths, flags) is checked. Each reply goes to the
+ * descriptor that its request came from, since each clone of /dev/fuse has its own list of requests under way.
+ */
+#ifndef BULKHEAD_FUSE_WORKER_EXPORT_H
+#define BULKHEAD_FUSE_WORKER_EXPORT_H
+
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "common/worker/worker.h"
+
+#define FX_IO_BYTES_MAX 1048576u /* of one READ or WRITE: what the kernel and libfuse allow at most */
+#define FX_SLOTS        128u     /* requests under way on one thread */
+#define FX_WARM_SLOTS   8u       /* buffers that stay in memory when a burst is over */
+#define FX_TURN_MAX     64u      /* requests taken in one turn of the loop */
+
+/*
+ * A slot's buffer: the headers of WRITE end where a page begins, so that its data can go to an O_DIRECT image as it is.
+ * All other requests are read to the same place and are contiguous too.
+ */
+#define FX_PAGE_BYTES   4096u
+#define FX_HEAD_BYTES   (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+#define FX_BUFFER_BYTES (FX_PAGE_BYTES + FX_IO_BYTES_MAX + FX_PAGE_BYTES)
+#define FX_READ_BYTES   (FX_BUFFER_BYTES - FX_PAGE_BYTES + FX_HEAD_BYTES)
+
+struct fuse_session;
+struct fx_export;
+struct fx_thread;
+
+/* One request of the fast path. */
+struct fx_slot {
+    struct fx_slot *next; /* in the list of free ones */
+    struct fx_thread *thread;
+    uint8_t *data; /* page-aligned, FX_IO_BYTES_MAX; the request's headers end here */
+    int reply_fd;
+    uint64_t unique;
+    uint64_t offset; /* of READ and WRITE */
+    size_t bytes;
+    struct block_request req;
+    struct iovec iov;
+    bool dirty; /* its buffer takes memory */
+};
+
+struct fx_thread {
+    struct fx_export *export;
+    struct io_loop *loop;
+    struct io_queue *queue;
+    struct io_task begin_task;
+    struct io_hook hook;
+    /*
+     * Two descriptors of one connection. While nothing is under way the thread blocks in read(2) on the first, which costs
+     * one system call less than to wait first, and spares the kernel the work of waking a poller. Else it waits with the
+     * loop for the second, which does not block.
+     */
+    int blocking_fd; /* -1: the loop polls, and nobody ever blocks */
+    struct io_watch watch;
+    bool ended;                /* the mount is gone */
+    _Atomic unsigned pending;  /* requests that wait for the block layer, a pool thread or the monitor */
+    unsigned dirty_slots;
+    int reply_fd; /* of the request that libfuse works on or answers */
+    struct fx_slot *free_slots;
+    uint8_t *buffers;
+    struct fx_slot slots[FX_SLOTS];
+};
+
+struct fx_export {
+    struct worker *worker;
+    struct fuse_session *session;
+    struct block_node *root;
+    bool writable;
+    bool writethrough;
+    /* Of FUSE_SERVE; set before the first request. */
+    bool serving;
+    bool growable;
+    bool may_resize;
+    bool allow_other;
+    unsigned device_pairs;
+    struct ipc_status_fuse_serving serving_facts; /* of INIT */
+    /* What stat(2) shows. */
+    _Atomic uint64_t size_bytes; /* to the byte, while the node's size is a multiple of 512 */
+    pthread_mutex_t attr_lock;
+    uint32_t mode;
+    uint32_t uid;
+    uint32_t gid;
+    /* Changes of the size. */
+    pthread_mutex_t size_lock;
+    pthread_mutex_t asked_lock;
+    struct fx_op *asked; /* those that wait for the monitor */
+    uint64_t last_serial;
+    /* The end. */
+    atomic_bool gone_posted;
+    struct io_task gone_task;
+    struct io_timer drain_timer;
+    unsigned thread_count;
+    struct fx_thread *threads;
+};
+
+/* ---- thread.c ---- */
+
+/* Buffers and slots. 0 or -ENOMEM. Before lock-down. */
+int fx_thread_init(struct fx_export *export, struct fx_thread *thread);
+
+/* From the control thread: have it serve a pair. */
+void fx_thread_start(struct fx_thread *thread, int nonblocking_fd, int blocking_fd);
+
+/* The thread that runs this, for libfuse's callbacks, which are told nothing of threads. */
+struct fx_thread *fx_thread_current(void);
+
+void fx_slot_put(struct fx_slot *slot);
+
+/* Requests that outlive the call they came with; the thread does not block in read(2) while there are any. */
+void fx_thread_begin_pending(struct fx_thread *thread);
+void fx_thread_end_pending(struct fx_thread *thread);
+
+/* Tell of a request that failed below the export, and count requests for the worker page. */
+void fx_count(struct fx_thread *thread, const struct block_request *req, uint64_t offset, uint64_t len_bytes, int result);
+
+/* ---- io.c ---- */
+
+/* Take a request of the fast path and own its slot; false: it is for libfuse. */
+bool fx_io_dispatch(struct fx_slot *slot, const struct fuse_in_header *in);
+
+/* ---- size.c ---- */
+
+/* On a pool thread. With only_grow a smaller size changes nothing. 0 or -errno. */
+int fx_size_set(struct fx_export *export, uint64_t size_bytes, bool only_grow);
+
+#endif

@@ -16,9 +16,8 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#include "common/base/log.h"
 #include "common/sandbox/sandbox.h"
-#include "monitor/worker/worker-private.h"
+#include "tests/unit/one_worker.h"
 
 /* The monitor is never root; a test may be. */
 static void become_nobody(void)
@@ -171,63 +170,25 @@ static void test_errors_attacks_kill(void **state)
 
 /* ---- Workers of a locked monitor ---- */
 
-static struct worker_set *set;
-static uint32_t ready_layers;
-static bool gone_in_order;
-
-static void on_ready(struct worker_handle *worker, const struct ipc_status_ready *ready, void *opaque)
-{
-    ready_layers = ready->layers;
-    worker_drain(worker, 10000);
-}
-
-static void on_failed(struct worker_handle *worker, const struct error *err, void *opaque)
-{
-    fprintf(stderr, "%s\n", err->text);
-}
-
-static void on_gone(struct worker_handle *worker, const struct worker_exit *why, void *opaque)
-{
-    gone_in_order = why->exit_status == 0;
-    event_base_loopbreak(opaque);
-}
+static struct one_worker one;
 
 static int spawn_a_worker(void)
 {
-    static const struct worker_ops ops = { on_ready, on_failed, NULL, on_gone };
-    struct ipc_boot boot = { .role = IPC_ROLE_NBD_EXPORT, .io_threads = 1, .node_count = 1 };
-    struct worker_handle *worker;
-    struct error err = { 0 };
-
-    boot.nodes[0] = (struct ipc_node){ .driver = IPC_DRIVER_NULL_CO, .fd_index = -1, .child_index = -1 };
-    if (worker_spawn(set, &boot, NULL, &ops, set->base, &worker, &err) < 0) {
-        fprintf(stderr, "%s\n", err.text);
+    if (one_worker_run(&one) < 0 || !one.ready) {
+        fprintf(stderr, "%s\n", one.failure.text);
         return 1;
     }
-    event_base_dispatch(set->base);
-    if (!gone_in_order)
+    if (one.exit.exit_status != 0)
         return 2;
-    return ready_layers == set->host_layers ? 0 : 3;
+    return one.facts.layers == one.set->host_layers ? 0 : 3;
 }
 
 /* The filter is inherited, and must let a worker through its own lock-down with every layer. */
 static void test_its_workers_get_every_layer(void **state)
 {
-    static struct sandbox_role stub_role;
-    static const struct sandbox_role *const roles[] = { &stub_role, NULL };
-    struct event_base *base = event_base_new();
-    char dir[512];
-    ssize_t n = readlink("/proc/self/exe", dir, sizeof(dir) - 1);
-
-    assert_true(n > 0);
-    dir[n] = '\0';
-    *strrchr(dir, '/') = '\0';
-    stub_role = *sandbox_role_find(IPC_ROLE_NBD_EXPORT);
-    stub_role.program = "stub-worker";
-    assert_int_equal(worker_set_new_from(base, roles, dir, &set, NULL), 0);
+    assert_int_equal(one_worker_open(&one), 0);
     assert_fine(spawn_a_worker);
-    worker_set_free(set);
-    event_base_free(base);
+    one_worker_close(&one);
 }
 
 int main(void)

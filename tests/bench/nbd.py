@@ -121,6 +121,7 @@ class Bulkhead(Server):
 class Direct(Server):
     """The same data path without monitor and sandbox."""
     name = "direct"
+    export = ""
 
     @classmethod
     def missing(cls, options):

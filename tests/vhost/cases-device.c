@@ -117,8 +117,8 @@ static bool without_protocol_features(struct test *test)
     fe_layout_queue(&fe, 0, 16, 0);
     CHECK(fe_set_state(&fe, R_SET_VRING_NUM, 0, 16) && fe_send_addr(&fe, 0, 0, 0) &&
               fe_set_state(&fe, R_SET_VRING_BASE, 0, 0) &&
-              fe_set_vring_fd(&fe, R_SET_VRING_KICK, 0, fe.queues[0].kick_fd) &&
-              fe_set_vring_fd(&fe, R_SET_VRING_CALL, 0, fe.queues[0].call_fd),
+              fe_set_vring_fd(&fe, R_SET_VRING_CALL, 0, fe.queues[0].call_fd) &&
+              fe_set_vring_fd(&fe, R_SET_VRING_KICK, 0, fe.queues[0].kick_fd),
           "%s", fe.error);
     scratch = FE_DATA(&fe, 1);
     CHECK(fe_request(&fe, 0, scratch, T_IN, 0, scratch + 4096, 4096, NULL) == S_OK, "read: %s", fe.error);

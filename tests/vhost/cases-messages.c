@@ -454,6 +454,7 @@ static bool descriptors_of_the_wrong_kind(struct test *test)
             int call_fd = fe.queues[0].call_fd;
 
             fe.queues[0].call_fd = pipes[0];
+            CHECK(fe_acked(&fe, R_SET_VRING_ENABLE, (uint32_t[2]){ 0, 1 }, 8, NULL, 0) == 0, "%s", fe.error);
             CHECK(fe_request(&fe, 0, scratch, T_IN, 0, scratch + 4096, 512, NULL) == S_OK, "by a pipe: %s", fe.error);
             fe.queues[0].call_fd = call_fd;
             fe_close(&fe);

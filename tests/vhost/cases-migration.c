@@ -87,7 +87,8 @@ static bool log_marks_what_is_written(struct test *test, uint64_t features)
     CHECK(send_log(&fe, &log) && fe_send(&fe, R_SET_LOG_FD, 0, NULL, 0, &call, 1) &&
               fe_send_addr(&fe, 0, 1, log_address) && log_features(&fe, true),
           "%s", fe.error);
-    CHECK(count_dirty(&log) == 0, "%u pages are dirty too early", count_dirty(&log));
+    /* The queue asks for kicks when it goes on, hence writes to the page of the ring. */
+    CHECK(count_dirty(&log) <= 1, "%u pages are dirty too early", count_dirty(&log));
 
     CHECK(fe_request(&fe, 0, scratch, T_OUT, 0, other, 8192, NULL) == S_OK, "write: %s", fe.error);
     CHECK(!is_dirty(&log, fe_guest(&fe, other)) && !is_dirty(&log, fe_guest(&fe, other + 4096)),

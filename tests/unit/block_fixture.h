@@ -49,6 +49,10 @@ void fixture_done(struct block_fixture *f);
 /* An unlinked file of that size at the variant's place, opened with flags; -1 with errno. */
 int fixture_temp_file(enum fixture_place place, uint64_t size_bytes, int flags);
 
+/* A loop device over a file, which goes when its last descriptor does; -1 with errno where there are none, or no root.
+ */
+int fixture_loop_device(int backing_fd);
+
 /* Whether the place can be had here; if not, says why. */
 bool fixture_place_exists(enum fixture_place place);
 

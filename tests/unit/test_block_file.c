@@ -363,6 +363,40 @@ static void test_a_full_file_system_is_enospc_and_works_again_after(void **state
     free(got);
 }
 
+/* A loop device over a sparse file, on a file system that then runs full: what was written cannot be written back. */
+static void test_pages_that_were_lost_fail_every_later_flush(void **state)
+{
+    struct block_fixture *f = *state;
+    uint8_t *buf;
+    int filler, backing, fd;
+
+    if (variant->place == PLACE_MEMORY)
+        return; /* about devices: once per engine is enough */
+    if (!tiny_mounted)
+        SKIP("cannot mount a small tmpfs: neither root nor user namespaces");
+    buf = calloc(1, 65536);
+    filler = tiny_file("filler");
+    backing = tiny_file("backing");
+    assert_int_equal(ftruncate(backing, 3 * MIB), 0);
+    fd = fixture_loop_device(backing);
+    if (fd < 0) {
+        free(buf);
+        SKIP("cannot set up a loop device: %s", strerror(errno));
+    }
+    while (write(filler, buf, 65536) == 65536)
+        ;
+    fixture_add_node(f, IPC_DRIVER_HOST_DEVICE, 0, fixture_add_fd(f, fd), -1);
+    assert_int_equal(fixture_open(f), 0);
+    assert_int_equal(fixture_io(f, BLOCK_OP_WRITE, 0, 0, buf, 65536), 0);
+    assert_true(fixture_io(f, BLOCK_OP_FLUSH, 0, 0, NULL, 0) < 0);
+    assert_int_equal(ftruncate(filler, 0), 0);
+    assert_int_equal(fdatasync(fd), 0); /* what Linux says now */
+    assert_true(fixture_io(f, BLOCK_OP_FLUSH, 0, 0, NULL, 0) < 0);
+    close_fd(&filler);
+    close_fd(&backing);
+    free(buf);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -382,6 +416,7 @@ int main(void)
         FIXTURE_TEST(test_after_a_failed_flush_no_flush_succeeds),
         FIXTURE_TEST(test_a_failed_synchronous_write_counts_as_a_failed_flush),
         cmocka_unit_test(test_a_full_file_system_is_enospc_and_works_again_after),
+        FIXTURE_TEST(test_pages_that_were_lost_fail_every_later_flush),
     };
     int failures;
 

@@ -5,10 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/loop.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "common/block/file.h"
@@ -239,23 +236,6 @@ static void test_zeroes_in_the_rounded_tail_stay_in_it(void **state)
 
 /* ---- A block device ---- */
 
-/* A loop device over a file; needs root and a host that has them. */
-static int open_loop_device(int backing, char path[32])
-{
-    int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-    int number = control >= 0 ? ioctl(control, LOOP_CTL_GET_FREE) : -1;
-    int fd = -1;
-
-    close_fd(&control);
-    if (number < 0)
-        return -1;
-    snprintf(path, 32, "/dev/loop%d", number);
-    fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd >= 0 && ioctl(fd, LOOP_SET_FD, backing) < 0)
-        close_fd(&fd);
-    return fd;
-}
-
 static void test_a_block_device_works_like_a_file(void **state)
 {
     struct block_fixture *f = *state;
@@ -263,8 +243,7 @@ static void test_a_block_device_works_like_a_file(void **state)
     int backing = fixture_temp_file(variant->place, SIZE, 0);
     struct block_extent extent;
     struct block_info info;
-    char path[32];
-    int fd = open_loop_device(backing, path);
+    int fd = fixture_loop_device(backing);
 
     if (fd < 0) {
         close_fd(&backing);
@@ -293,7 +272,6 @@ static void test_a_block_device_works_like_a_file(void **state)
     assert_memory_equal(got, bytes, 2 * 1024 * 1024 + 100);
     assert_int_equal(fixture_status(f, 0, SIZE, &extent, 1), 1);
     assert_int_equal(extent.flags, 0);
-    ioctl(fd, LOOP_CLR_FD);
     close_fd(&backing);
     free(bytes);
     free(got);

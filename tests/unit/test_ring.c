@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "common/io/ring.h"
 
@@ -22,7 +23,7 @@ static int setup(void **state)
     struct fixture *f = calloc(1, sizeof(*f));
     struct error err = { 0 };
 
-    f->fd = open(".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    f->fd = memfd_create("test", MFD_CLOEXEC);
     assert_true(f->fd >= 0);
     if (io_ring_init(&f->ring, &f->fd, 1, &err) < 0)
         print_message("[  REASON  ] %s\n", err.text);

@@ -3,11 +3,13 @@
  * The life cycle of exports; see export.h.
  *
  * block-export-del answers as qemu-storage-daemon does: an export without clients is gone, and its event sent, before
- * the reply; one whose clients are dropped (mode=hard) is gone when its event comes, after the reply.
+ * the reply; one whose clients are dropped (mode=hard) is gone when its event comes, after the reply. A client whose
+ * handshake just ended may know that it is connected before we do, so mode=safe waits a moment while there are any such.
  */
 #include "monitor/export/export.h"
 
 #include <errno.h>
+#include <event2/event.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -183,6 +185,8 @@ static void export_free(struct export *export)
     if (export->node != NULL)
         graph_node_unuse(export->node, export->writable);
     TAILQ_REMOVE(&export->set->exports, export, link);
+    if (export->settle_timer != NULL)
+        event_free(export->settle_timer);
     free(export);
 }
 
@@ -432,12 +436,51 @@ static int check_del(const struct export *export, const char *id, enum block_exp
 {
     if (export == NULL)
         return error_set(err, -ENOENT, "there is no export with the id '%.100s'", id);
-    if (export->state == EXPORT_DRAINING)
+    if (export->state == EXPORT_DRAINING || (export->del_reply != NULL && mode == BLOCK_EXPORT_REMOVE_SAFE))
         return error_set(err, -EBUSY, "export '%s' is already shutting down", id);
     if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->clients(export) > 0)
         return error_set(err, -EBUSY, "export '%s' is still in use, %u clients are connected (mode 'hard' drops them)",
                          id, export->type->clients(export));
     return 0;
+}
+
+static void settle(struct export *export);
+
+static void settle_again(evutil_socket_t fd, short what, void *arg)
+{
+    settle(arg);
+}
+
+/* mode=safe, and clients may be on their way to it. */
+static void settle(struct export *export)
+{
+    const struct timeval tick = { .tv_usec = 2000 };
+    struct error err = { 0 };
+
+    if (export->state == EXPORT_DRAINING) /* somebody else was faster; the reply comes with its end */
+        return;
+    if (export->type->clients(export) == 0 && export->type->unsettled(export) &&
+        now_ns() < export->settle_until_ns && evtimer_add(export->settle_timer, &tick) == 0)
+        return;
+    if (export->type->clients(export) == 0) {
+        export_drain(export);
+    } else {
+        struct qmp_reply *reply = TAKE_PTR(export->del_reply);
+
+        check_del(export, export->id, BLOCK_EXPORT_REMOVE_SAFE, &err);
+        qmp_reply_error(reply, &err);
+    }
+}
+
+static void start_to_settle(struct export *export)
+{
+    if (export->settle_timer == NULL)
+        export->settle_timer = evtimer_new(export->monitor->base, settle_again, export);
+    export->settle_until_ns = now_ns() + EXPORT_SETTLE_MS * UINT64_C(1000000);
+    if (export->settle_timer != NULL)
+        settle(export);
+    else
+        export_drain(export);
 }
 
 void export_del(struct export_set *set, const char *id, enum block_export_remove_mode mode, struct qmp_reply *reply)
@@ -449,11 +492,14 @@ void export_del(struct export_set *set, const char *id, enum block_export_remove
         qmp_reply_error(reply, &err);
         return;
     }
-    if (export->type->clients(export) == 0) {
-        export->del_reply = reply;
-        export_drain(export);
-    } else {
+    if (export->type->clients(export) > 0 || export->del_reply != NULL) { /* hard */
         export_drain(export);
         qmp_reply_ok(reply, NULL);
+        return;
     }
+    export->del_reply = reply;
+    if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->unsettled != NULL)
+        start_to_settle(export);
+    else
+        export_drain(export);
 }

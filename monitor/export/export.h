@@ -13,12 +13,14 @@
 #include "monitor/qmp/types.h"
 #include "monitor/worker/worker.h"
 
+struct event;
 struct export;
 struct export_set;
 struct graph_node;
 struct monitor;
 
-#define EXPORT_DRAIN_MS 10000 /* for requests in flight to finish; then the worker is killed */
+#define EXPORT_DRAIN_MS  10000 /* for requests in flight to finish; then the worker is killed */
+#define EXPORT_SETTLE_MS 250   /* for mode=safe to wait for clients that are on their way */
 
 /* A type of exports, one row. All run on the loop. */
 struct export_type {
@@ -38,6 +40,11 @@ struct export_type {
     int (*status)(struct export *export, const struct ipc_status *status);
     /* How many clients would notice if it went away: mode=safe refuses. */
     unsigned (*clients)(const struct export *export);
+    /*
+     * Whether some client may have been told already that it is connected, though it is not counted yet: mode=safe
+     * waits a moment. NULL: cannot be.
+     */
+    bool (*unsettled)(const struct export *export);
     /* No new client from now on; called once if prepare() succeeded, before free(). NULL: nothing to do. */
     void (*close)(struct export *export);
     /* Its worker is gone, or never was. */
@@ -65,7 +72,9 @@ struct export {
     enum export_state state;
     struct worker_handle *worker;   /* NULL only while it is made */
     struct qmp_reply *add_reply;    /* owed while creating */
-    struct qmp_reply *del_reply;    /* owed while draining, if a client waits for the end */
+    struct qmp_reply *del_reply;    /* owed while draining, if a client waits for the end; or while unsettled */
+    struct event *settle_timer;     /* NULL unless it was needed */
+    uint64_t settle_until_ns;
     struct error failure;           /* why it could not start */
     void *priv;                     /* the type's own */
 };

@@ -107,6 +107,14 @@ static unsigned nbd_clients(const struct export *export)
     return nbd->client_count;
 }
 
+/* Any handshake may be over as far as the client knows. */
+static bool nbd_unsettled(const struct export *export)
+{
+    const struct nbd_export *nbd = export->priv;
+
+    return nbd->listed && !TAILQ_EMPTY(&nbd->server->handshaking);
+}
+
 static void nbd_close(struct export *export)
 {
     struct nbd_export *nbd = export->priv;
@@ -137,6 +145,7 @@ const struct export_type export_type_nbd = {
     .running = nbd_running,
     .status = nbd_status,
     .clients = nbd_clients,
+    .unsettled = nbd_unsettled,
     .close = nbd_close,
     .free = nbd_free,
 };

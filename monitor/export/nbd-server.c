@@ -43,7 +43,6 @@ bool nbd_may_log(struct nbd_server *server)
 static bool may_accept(const struct nbd_server *server)
 {
     return server->state == NBD_SERVER_RUNNING && negotiator_available(&server->pool) &&
-           (server->max_connections == 0 || server->connections < server->max_connections) &&
            !evtimer_pending(server->rest_timer, NULL);
 }
 
@@ -107,6 +106,22 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
     return client;
 }
 
+/* A client over the limit learns at once that there is no place for it. Owns fd. */
+static bool turn_away(struct nbd_server *server, int fd)
+{
+    char peer[NBD_PEER_MAX];
+
+    if (server->max_connections == 0 || server->connections < server->max_connections)
+        return false;
+    if (nbd_may_log(server)) {
+        socket_peer_name(fd, peer, sizeof(peer));
+        log_warning("NBD client (%s) turned away: %u are connected, which is max-connections", peer,
+                    server->connections);
+    }
+    close(fd);
+    return true;
+}
+
 /* Owns fd. */
 static void take_client(struct nbd_server *server, int fd)
 {
@@ -141,7 +156,7 @@ static void accept_ready(evutil_socket_t listen_fd, short what, void *arg)
             break;
         if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM)
             rest(server, "cannot accept a client", fd);
-        if (fd >= 0)
+        if (fd >= 0 && !turn_away(server, fd))
             take_client(server, fd);
     }
     nbd_server_update_accepting(server);

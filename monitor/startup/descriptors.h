@@ -11,8 +11,8 @@
 int descriptors_fill_standard(struct error *err);
 
 /*
- * Before anything else is opened: check that the descriptors which options name were passed to us, make them
- * close-on-exec, and close all others. 0 or -errno.
+ * Before anything else is opened: check that the descriptors which options name were passed to us, and close all
+ * others. 0 or -errno.
  */
 int descriptors_keep_named(const struct startup_options *options, struct error *err);
 

@@ -6,6 +6,7 @@ qemu-storage-daemon or qemu-io. The bytes are those of the design: 100+i "I use 
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 
@@ -162,14 +163,30 @@ def test_a_refused_lock_leaves_nothing_behind(nbd, path):
 
 
 def test_the_monitor_not_the_worker_holds_the_lock(nbd, path):
-    """A worker that dies releases nothing: the image stays locked until the monitor lets go."""
+    """A worker that dies releases nothing: the image stays locked until the monitor has taken note and lets go."""
     nbd.deaths_expected = True
     assert add_and_export(nbd, path) is None
     worker = nbd.export_worker("exp-disk")
     held = locked_bytes(path)
-    os.kill(worker["pid"], 9)
-    wait_for(lambda: not process.alive(worker["pid"]), "the worker to die")
+    os.kill(nbd.pid, signal.SIGSTOP)
+    try:
+        os.kill(worker["pid"], signal.SIGKILL)
+        wait_for(lambda: not process.alive(worker["pid"]), "the worker to die")
+        assert locked_bytes(path) == held
+    finally:
+        os.kill(nbd.pid, signal.SIGCONT)
     nbd.qmp.wait_event("BLOCK_EXPORT_DELETED", id="exp-disk")
-    assert locked_bytes(path) == held  # the node is still there, and so is its lock
-    nbd.qmp.cmd("blockdev-del", {"node-name": "disk"})
+    assert locked_bytes(path) == set()
+
+
+def test_a_node_that_nobody_uses_is_not_locked(nbd, path):
+    """As in qemu-storage-daemon: locks come with the first export of a node and go with its last."""
+    nbd.add_file("disk", path)
+    assert locked_bytes(path) == set()
+    nbd.export("disk", id="one", name="one")
+    nbd.export("disk", id="two", name="two", writable=False)
+    writer = locked_bytes(path)
+    nbd.qmp.cmd("block-export-del", {"id": "one"})
+    assert locked_bytes(path) == writer - {100 + WRITE, 200 + WRITE}
+    nbd.qmp.cmd("block-export-del", {"id": "two"})
     assert locked_bytes(path) == set()

@@ -61,8 +61,8 @@ int block_node_usage(const struct block_node *node, struct block_usage *ret_usag
  * node's size_bytes is that, rounded up to 512. Whoever calls it holds the permission to resize. -ENOTSUP for a node
  * whose size is fixed, -EPERM for one that is read-only, -EFBIG, or the error of the storage.
  *
- * block_node_allocate() reserves storage for a range within the node; its content stays. -EOPNOTSUPP where that cannot be
- * done.
+ * block_node_allocate() reserves storage for a range within the node; its content stays. -EOPNOTSUPP where that cannot
+ * be done.
  */
 int block_node_resize(struct block_node *node, uint64_t size_bytes);
 int block_node_allocate(struct block_node *node, uint64_t offset, uint64_t len_bytes);

@@ -190,9 +190,10 @@ static int bounce_read(const struct file_state *file, struct block_request *req,
 int file_direct_bounce(struct block_request *req, uint8_t *scratch)
 {
     const struct file_state *file = req->node->state;
+    uint64_t slice_end = MIN(req->done_bytes + FILE_SLICE_BYTES, req->len_bytes);
     int ret = 0;
 
-    while (ret == 0 && req->done_bytes < req->len_bytes) {
+    while (ret == 0 && req->done_bytes < slice_end) {
         uint64_t left = req->len_bytes - req->done_bytes;
         uint64_t start = round_down(req->offset, file->align);
         uint64_t end = MIN(round_up(req->offset + left, file->align), start + IO_SCRATCH_BYTES);
@@ -203,5 +204,5 @@ int file_direct_bounce(struct block_request *req, uint8_t *scratch)
         else
             ret = bounce_write(file, req, scratch, start, end, bytes);
     }
-    return ret;
+    return ret == 0 && req->done_bytes < req->len_bytes ? BLOCK_PENDING : ret;
 }

@@ -187,11 +187,12 @@ int file_zero_next(struct file_state *file, struct block_request *req, int resul
 int file_write_zeros(struct block_request *req, uint8_t *scratch)
 {
     const struct file_state *file = req->node->state;
+    uint64_t slice_end = MIN(req->done_bytes + FILE_SLICE_BYTES, req->len_bytes);
 
     if (file->direct)
         return file_direct_bounce(req, scratch);
     memset(scratch, 0, IO_SCRATCH_BYTES);
-    while (req->done_bytes < req->len_bytes) {
+    while (req->done_bytes < slice_end) {
         struct iovec iov = { .iov_base = scratch, .iov_len = MIN(req->len_bytes - req->done_bytes, IO_SCRATCH_BYTES) };
         ssize_t n = pwritev2(file->fd, &iov, 1, (off_t)req->offset, req->rw_flags);
 
@@ -201,5 +202,5 @@ int file_write_zeros(struct block_request *req, uint8_t *scratch)
             return n < 0 ? -errno : -EIO;
         io_request_advance(req, (size_t)n);
     }
-    return 0;
+    return req->done_bytes < req->len_bytes ? BLOCK_PENDING : 0;
 }

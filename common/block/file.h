@@ -14,6 +14,9 @@
 /* The most that one request does inline, so that a large one does not hold up the others of its thread. */
 #define FILE_INLINE_MAX_BYTES (1024u * 1024)
 
+/* The most that a call on a pool thread does before it lets others have their turn. */
+#define FILE_SLICE_BYTES (8u * 1024 * 1024)
+
 /* Where an extent of data was found last: to ask again for a part of it needs no search. */
 struct file_extent_cache {
     pthread_mutex_t mutex;
@@ -30,9 +33,9 @@ struct file_state {
     bool direct;    /* O_DIRECT: everything is asynchronous, and aligned */
     bool block_device;
     bool discard_unmap;
-    bool needs_flush;      /* what was written may be lost until it is flushed, and somebody cares */
-    uint32_t align;        /* of offset and length: of O_DIRECT, or of fallocate() on a block device; else 1 */
-    uint32_t memory_align; /* of buffers for O_DIRECT */
+    bool needs_flush;            /* what was written may be lost until it is flushed, and somebody cares */
+    uint32_t align;              /* of offset and length: of O_DIRECT, or of fallocate() on a block device; else 1 */
+    uint32_t memory_align;       /* of buffers for O_DIRECT */
     _Atomic uint64_t file_bytes; /* the size, not rounded */
     /* What it turned out not to be able to do. */
     atomic_bool no_nowait_read;
@@ -66,12 +69,12 @@ int file_status_begin(struct file_state *file, struct block_request *req);
 /* READ or WRITE with O_DIRECT. */
 int file_direct_begin(struct file_state *file, struct block_request *req);
 
-/* On a pool thread: write zeros over what remains of req, any alignment, with O_DIRECT or without. */
+/* On a pool thread, in slices: write zeros over what remains of req, any alignment, with O_DIRECT or without. */
 int file_write_zeros(struct block_request *req, uint8_t *scratch);
 
 /*
- * On a pool thread, with O_DIRECT: transfer [offset, offset + len) in whole blocks through scratch; a write takes its
- * data from req's vector, or zeros if that is empty.
+ * On a pool thread, in slices, with O_DIRECT: transfer [offset, offset + len) in whole blocks through scratch; a write
+ * takes its data from req's vector, or zeros if that is empty.
  */
 int file_direct_bounce(struct block_request *req, uint8_t *scratch);
 

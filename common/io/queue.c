@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "common/base/log.h"
 #include "common/io/pool.h"
 #include "common/io/ring.h"
 
@@ -85,7 +86,10 @@ static void queue_run_finished(struct io_task *task)
     while (ordered != NULL) {
         req = ordered;
         ordered = req->next;
-        queue_continue(req, req->result);
+        if (req->result == BLOCK_PENDING)
+            io_request_list_append(&queue->for_pool, req); /* work that lets others have their turn */
+        else
+            queue_continue(req, req->result);
     }
 }
 
@@ -162,8 +166,11 @@ static bool queue_run_ring(struct io_queue *queue)
     ret = io_ring_submit(&queue->ring);
     more = queue_reap(queue);
     /* -EAGAIN, -EBUSY: the kernel is short of memory or has completions to hand over first. */
-    if (ret < 0 && ret != -EAGAIN && ret != -EBUSY)
-        abort(); /* the ring is ours and valid; requests that it holds would be lost */
+    if (ret < 0 && ret != -EAGAIN && ret != -EBUSY) {
+        /* The ring is ours and valid, and the requests that it holds would be lost. */
+        log_error("io_uring_enter: %s", strerror(-ret));
+        abort();
+    }
     return more || ret < 0 || (queue->for_ring.head != NULL && queue->ring.in_flight == 0);
 }
 

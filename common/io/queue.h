@@ -36,7 +36,7 @@ struct io_engine_config {
 };
 
 int io_engine_new(const struct io_engine_config *config, struct io_engine **ret_engine, struct error *err);
-void io_engine_free(struct io_engine *engine); /* NULL is fine; no request may be pending */
+void io_engine_free(struct io_engine *engine); /* NULL is fine; no request may be pending, no loop run afterwards */
 
 /* "io_uring" or "threads": what really runs. */
 const char *io_engine_name(const struct io_engine *engine);
@@ -55,7 +55,8 @@ int io_queue_submit(struct io_queue *queue, struct block_request *req);
 /*
  * Run work(req, scratch), which may block and returns 0 or -errno, on a pool thread, then complete the request on the
  * queue's thread. For what engines have no operation for: extents, bounce buffers, zeros written out. scratch is
- * IO_SCRATCH_BYTES of that thread's own, page-aligned, with any content. Always returns BLOCK_PENDING.
+ * IO_SCRATCH_BYTES of that thread's own, page-aligned, with any content. Work that takes long returns BLOCK_PENDING now
+ * and then, and is called again when those that waited behind it have had their turn. Always returns BLOCK_PENDING.
  */
 #define IO_SCRATCH_BYTES (256u * 1024)
 int io_queue_call(struct io_queue *queue, struct block_request *req,

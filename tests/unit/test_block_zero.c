@@ -198,6 +198,27 @@ static void test_every_way_down_to_written_zeros(void **state)
     }
 }
 
+/* More than a slice, written out. */
+static void test_many_zeros_are_written_in_slices(void **state)
+{
+    const uint64_t len_bytes = 2 * FILE_SLICE_BYTES + 12345;
+    struct block_fixture *f = *state;
+    uint8_t *got = malloc(len_bytes + 2);
+    uint8_t byte = 9;
+
+    fixture_open_file(f, 32u * 1024 * 1024, 0);
+    atomic_store(&state_of(f)->no_punch_hole, true);
+    atomic_store(&state_of(f)->no_zero_range, true);
+    for (uint64_t at = 0; at < len_bytes + 2; at += 4097)
+        assert_int_equal(fixture_io(f, BLOCK_OP_WRITE, 0, at, &byte, 1), 0);
+    assert_int_equal(fixture_io(f, BLOCK_OP_WRITE, 0, len_bytes + 1, &byte, 1), 0);
+    assert_int_equal(fixture_io(f, BLOCK_OP_WRITE_ZEROES, 0, 1, NULL, len_bytes), 0);
+    assert_int_equal(fixture_io(f, BLOCK_OP_READ, 0, 0, got, len_bytes + 2), 0);
+    for (uint64_t i = 0; i < len_bytes + 2; i++)
+        assert_int_equal(got[i], i == 0 || i == len_bytes + 1 ? 9 : 0);
+    free(got);
+}
+
 static void test_what_a_file_system_cannot_is_not_tried_again(void **state)
 {
     struct block_fixture *f = *state;
@@ -287,6 +308,7 @@ int main(void)
         FIXTURE_TEST(test_zeroes_with_any_flags_and_any_alignment),
         FIXTURE_TEST(test_zeroes_free_blocks_only_if_both_sides_want_it),
         FIXTURE_TEST(test_every_way_down_to_written_zeros),
+        FIXTURE_TEST(test_many_zeros_are_written_in_slices),
         FIXTURE_TEST(test_what_a_file_system_cannot_is_not_tried_again),
         FIXTURE_TEST(test_an_error_that_is_no_lack_of_support_ends_the_request),
         FIXTURE_TEST(test_zeroes_in_the_rounded_tail_stay_in_it),

@@ -17,6 +17,7 @@ struct engine_fixture {
     struct io_queue *queue;
     int fd;
     unsigned pending;
+    unsigned finished;
     struct error err;
 };
 
@@ -56,6 +57,7 @@ struct job {
     int result;
     pthread_t completed_by;
     unsigned afters;
+    unsigned finished; /* the how many-th */
 };
 
 static void job_complete(struct block_request *req, int result)
@@ -66,6 +68,7 @@ static void job_complete(struct block_request *req, int result)
     job->done = true;
     job->result = result;
     job->completed_by = pthread_self();
+    job->finished = ++job->f->finished;
     if (--job->f->pending == 0)
         io_loop_stop(job->f->loop);
 }
@@ -233,6 +236,39 @@ static void test_a_call_runs_elsewhere_and_completes_here(void **state)
     assert_true(pthread_equal(job.completed_by, self));
 }
 
+#define SLICES 50
+
+static int work_in_slices(struct block_request *req, uint8_t *scratch)
+{
+    return ++req->done_bytes < SLICES ? BLOCK_PENDING : -ENOANO;
+}
+
+static int work_at_once(struct block_request *req, uint8_t *scratch)
+{
+    return 0;
+}
+
+/* As many long ones as there are threads, at the least: the short one passes them, they go on. */
+static void test_work_in_slices_lets_others_have_their_turn(void **state)
+{
+    struct engine_fixture *f = *state;
+    struct job longs[16], one;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(longs); i++) {
+        job_init(f, &longs[i], BLOCK_OP_STATUS, 0, NULL, 0);
+        io_queue_call(f->queue, &longs[i].req, work_in_slices);
+    }
+    job_init(f, &one, BLOCK_OP_STATUS, 0, NULL, 0);
+    io_queue_call(f->queue, &one.req, work_at_once);
+    io_loop_run(f->loop);
+    assert_int_equal(one.result, 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(longs); i++) {
+        assert_int_equal(longs[i].result, -ENOANO);
+        assert_int_equal(longs[i].req.done_bytes, SLICES);
+        assert_true(one.finished < longs[i].finished);
+    }
+}
+
 static int after_adds_a_flush(struct block_request *req, int result)
 {
     struct job *job = container_of(req, struct job, req);
@@ -393,6 +429,7 @@ int main(void)
         ENGINE_TEST(test_an_error_comes_as_it_is),
         ENGINE_TEST(test_more_requests_than_the_ring_holds_are_queued_not_failed),
         ENGINE_TEST(test_a_call_runs_elsewhere_and_completes_here),
+        ENGINE_TEST(test_work_in_slices_lets_others_have_their_turn),
         ENGINE_TEST(test_a_driver_can_add_a_step),
         ENGINE_TEST(test_delays_end_in_order_and_not_too_early),
         ENGINE_TEST(test_other_threads_complete_requests_here),

@@ -131,7 +131,7 @@ static const char *check_key(struct json_tree *tree, const char *key)
     cJSON_ArrayForEach(child, top(tree))
     {
         if (strcmp(child->string, key) == 0) {
-            snprintf(tree->problem, sizeof(tree->problem), "member '%.64s' is there twice", key);
+            snprintf(tree->problem, sizeof(tree->problem), "duplicate member '%.64s'", key);
             return tree->problem;
         }
         count++;

@@ -79,7 +79,7 @@ static int step(struct cJSON **node, const char *key, const char *name, bool las
 
     if (child != NULL && last)
         return error_set(err, -EINVAL,
-                         cJSON_IsString(child) ? "option '%.64s' is there twice"
+                         cJSON_IsString(child) ? "duplicate option '%.64s'"
                                                : "option '%.64s' is a value, but has options of its own before",
                          key);
     if (child != NULL && !cJSON_IsObject(child))

@@ -372,7 +372,8 @@ static int check_stream_socket(int fd, const char *name, struct error *err)
     socklen_t len = sizeof(type);
 
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
-        return error_set(err, -errno, "descriptor '%.32s' is not a socket: %s", name, strerror(errno));
+        return error_set(err, -errno, "descriptor '%.32s' is not a socket that was passed in: %s", name,
+                         strerror(errno));
     if (type != SOCK_STREAM)
         return error_set(err, -EPROTOTYPE, "descriptor '%.32s' is not a stream socket", name);
     return 0;
@@ -393,28 +394,30 @@ static int check_listening(int fd, bool wanted, const char *name, struct error *
     return 0;
 }
 
+bool socket_fd_number(const char *text, int *ret_fd)
+{
+    bool negative = false;
+    uint64_t number = 0;
+    bool digits = text[0] != '\0' && text[strspn(text, "0123456789")] == '\0';
+
+    if (!digits || !scalar_parse_int(text, &negative, &number) || number > INT32_MAX)
+        return false;
+    *ret_fd = (int)number;
+    return true;
+}
+
 /* A descriptor that was passed to the program by number; it is owned from here on. */
 static int take_inherited_fd(const struct fd_socket_address *addr, enum socket_fd_source source, bool listening,
                              int *ret_fd, struct error *err)
 {
-    bool negative = false;
-    uint64_t number = 0;
-    int flags;
     int fd;
     int r;
 
     if (source == SOCKET_FD_NAMED)
         return error_set(err, -ENOENT, "no descriptor is named '%.32s'; numbers are for the command line only",
                          addr->str);
-    if (!scalar_parse_int(addr->str, &negative, &number) || negative || number > INT32_MAX)
+    if (!socket_fd_number(addr->str, &fd))
         return error_set(err, -EINVAL, "'%.32s' is not the number of a descriptor", addr->str);
-    fd = (int)number;
-    flags = fcntl(fd, F_GETFD);
-    if (flags < 0)
-        return error_set(err, -errno, "descriptor '%s' is not open: it must be passed in by whoever starts this",
-                         addr->str);
-    if (flags & FD_CLOEXEC)
-        return error_set(err, -EBADF, "descriptor '%s' was not passed in, or is in use already", addr->str);
     r = check_stream_socket(fd, addr->str, err);
     if (r == 0)
         r = check_listening(fd, listening, addr->str, err);

@@ -25,8 +25,10 @@ struct socket_listeners {
 
 /* Where descriptors of type=fd may come from. */
 enum socket_fd_source {
-    SOCKET_FD_INHERITED, /* the command line: numbers of descriptors that were passed to the program */
-    SOCKET_FD_NAMED,     /* QMP: names given by getfd, never numbers; a client must not reach descriptors of our own */
+    /* The command line: numbers of descriptors that were passed to the program; the caller has made sure, before it
+     * opened anything, that they were. */
+    SOCKET_FD_INHERITED,
+    SOCKET_FD_NAMED, /* QMP: names given by getfd, never numbers; a client must not reach descriptors of our own */
 };
 
 /*
@@ -36,6 +38,9 @@ enum socket_fd_source {
  */
 int socket_listen(const struct socket_address *addr, enum socket_fd_source source,
                   struct socket_listeners *ret_listeners, struct error *err);
+
+/* The number that type=fd gives, in decimal without leading zeros. */
+bool socket_fd_number(const char *text, int *ret_fd);
 
 /* Close and remove the socket file, if it is still the one that socket_listen() made. All zero is fine. */
 void socket_listeners_done(struct socket_listeners *listeners);

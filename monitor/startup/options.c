@@ -3,11 +3,11 @@
 #include "monitor/startup/options.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "monitor/qmp/keyval.h"
+#include "monitor/qmp/socket.h"
 
 /* ---- Options that make something ---- */
 
@@ -244,26 +244,11 @@ void startup_options_help(const char *program)
 
 /* ---- Inherited descriptors ---- */
 
-static bool parse_fd(const char *text, int *ret_fd)
-{
-    char *end;
-    long value;
-
-    if (text == NULL || text[0] < '0' || text[0] > '9')
-        return false;
-    errno = 0;
-    value = strtol(text, &end, 10);
-    if (errno != 0 || *end != '\0' || value > INT_MAX)
-        return false;
-    *ret_fd = (int)value;
-    return true;
-}
-
 bool startup_item_fd(const struct startup_item *item, int *ret_fd)
 {
     if (item->id == STARTUP_CHARDEV && item->chardev.backend == CHARDEV_SOCKET)
-        return parse_fd(item->chardev.socket.fd, ret_fd);
+        return item->chardev.socket.fd != NULL && socket_fd_number(item->chardev.socket.fd, ret_fd);
     if (item->id == STARTUP_NBD_SERVER && item->nbd_server.addr.type == SOCKET_ADDRESS_FD)
-        return parse_fd(item->nbd_server.addr.fd.str, ret_fd);
+        return socket_fd_number(item->nbd_server.addr.fd.str, ret_fd);
     return false;
 }

@@ -315,7 +315,7 @@ static void test_malformed_requests_are_refused(void **state)
         { "{\"execute\":\"del\",\"arguments\":{\"id\":\"a\",\"mode\":true}}", "member 'mode' must be a string" },
         { "[]", "a request must be a JSON object" },
         { "1 ", "a request must be a JSON object" },
-        { "{\"execute\":\"now\",\"execute\":\"now\"}", "invalid JSON at byte 26: member 'execute' is there twice" },
+        { "{\"execute\":\"now\",\"execute\":\"now\"}", "invalid JSON at byte 26: duplicate member 'execute'" },
     };
     struct monitor *monitor = *state;
     struct client *client = negotiated_client(monitor);

@@ -110,10 +110,22 @@ int monitor_start(struct monitor *monitor, struct error *err)
     return 0;
 }
 
+/* From here on a signal that says what is happening already does nothing; libevent would bring its default back. */
+static void hold_signals(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (unsigned i = 0; i < ARRAY_SIZE(end_signals); i++)
+        sigaddset(&set, end_signals[i]);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
 void monitor_free(struct monitor *monitor)
 {
     if (monitor == NULL)
         return;
+    hold_signals();
     if (monitor->qmp != NULL)
         qmp_flush(monitor->qmp, FLUSH_MAX_MS);
     worker_set_free(monitor->workers); /* without callbacks: whoever owned one may not be called any more */

@@ -10,6 +10,7 @@
 
 #include "common/base/log.h"
 #include "common/sandbox/sandbox.h"
+#include "monitor/export/export.h"
 #include "monitor/export/nbd-server.h"
 #include "monitor/monitor.h"
 #include "monitor/qmp/chardev.h"
@@ -155,7 +156,7 @@ static int run_export(struct startup *startup, const struct startup_item *item, 
 
     if (reply == NULL)
         return -ENOMEM;
-    qmp_run_block_export_add(startup->monitor, &item->export, reply);
+    export_add(startup->monitor->exports, &item->export, SOCKET_FD_INHERITED, reply);
     return wait_for_reply(startup, err);
 }
 

@@ -459,6 +459,7 @@ int vhost_session_listen(struct vhost_session *session, int listen_fd, unsigned 
     session->shared.device.queues = (uint16_t)queues;
     session->shared.device.logical_block_bytes = logical_block_bytes;
     session->listener = (struct io_watch){ .fd = listen_fd, .ready = on_connection };
+    atomic_fetch_add(&session->worker->page->fds_internal, 1);
     return io_loop_watch(session->worker->control_loop, &session->listener, EPOLLIN);
 }
 

@@ -20,7 +20,7 @@ void qmp_run_nbd_server_stop(struct monitor *monitor, const void *args, struct q
 
 void qmp_run_block_export_add(struct monitor *monitor, const void *args, struct qmp_reply *reply)
 {
-    export_add(monitor->exports, args, reply);
+    export_add(monitor->exports, args, SOCKET_FD_NAMED, reply);
 }
 
 void qmp_run_block_export_del(struct monitor *monitor, const void *args, struct qmp_reply *reply)

@@ -38,7 +38,7 @@ struct export_set {
     unsigned io_threads;           /* of each worker */
 };
 
-const struct export_type *const export_types[] = { &export_type_nbd };
+const struct export_type *const export_types[] = { &export_type_nbd, &export_type_vhost_user_blk };
 const unsigned export_type_count = ARRAY_SIZE(export_types);
 
 const struct export_type *export_type_find(enum block_export_type id)
@@ -339,7 +339,8 @@ static int start_worker(struct export *export, struct error *err)
 {
     struct ipc_boot boot = {
         .role = export->type->ipc_role,
-        .io_threads = export->set->io_threads,
+        .io_threads = export->io_threads,
+        .poll_max_ns = export->poll_max_ns,
         .export_flags = (export->writable ? IPC_EXPORT_WRITABLE : 0) |
                         (export->writethrough ? IPC_EXPORT_WRITETHROUGH : 0),
     };
@@ -385,8 +386,8 @@ static int check_add(const struct export_set *set, const struct block_export_opt
     return r;
 }
 
-static int export_new(struct export_set *set, const struct block_export_options *options, struct export **ret_export,
-                      struct error *err)
+static int export_new(struct export_set *set, const struct block_export_options *options,
+                      enum socket_fd_source fd_source, struct export **ret_export, struct error *err)
 {
     struct export *export;
     int r = check_add(set, options, err);
@@ -401,6 +402,8 @@ static int export_new(struct export_set *set, const struct block_export_options 
     export->type = export_type_find(options->type);
     export->writable = options->writable;
     export->writethrough = options->writethrough;
+    export->fd_source = fd_source;
+    export->io_threads = set->io_threads;
     snprintf(export->id, sizeof(export->id), "%s", options->id);
     r = export->type->prepare(export, options, err);
     if (r < 0) {
@@ -412,11 +415,12 @@ static int export_new(struct export_set *set, const struct block_export_options 
     return 0;
 }
 
-void export_add(struct export_set *set, const struct block_export_options *options, struct qmp_reply *reply)
+void export_add(struct export_set *set, const struct block_export_options *options, enum socket_fd_source fd_source,
+                struct qmp_reply *reply)
 {
     struct export *export = NULL;
     struct error err = { 0 };
-    int r = export_new(set, options, &export, &err);
+    int r = export_new(set, options, fd_source, &export, &err);
 
     if (r == 0)
         r = use_node(export, options->node_name, &err);

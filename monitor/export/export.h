@@ -10,6 +10,7 @@
 #include <sys/queue.h>
 
 #include "monitor/qmp/qmp.h"
+#include "monitor/qmp/socket.h"
 #include "monitor/qmp/types.h"
 #include "monitor/worker/worker.h"
 
@@ -52,6 +53,7 @@ struct export_type {
 };
 
 extern const struct export_type export_type_nbd;
+extern const struct export_type export_type_vhost_user_blk;
 
 extern const struct export_type *const export_types[];
 extern const unsigned export_type_count;
@@ -68,6 +70,10 @@ struct export {
     struct graph_node *node; /* in use by it: referred to and locked */
     bool writable;
     bool writethrough;
+    enum socket_fd_source fd_source; /* where descriptors of its options may come from */
+    /* What prepare() may change before the worker is made. */
+    unsigned io_threads;
+    uint64_t poll_max_ns;
     bool closed; /* type->close() has been called */
     enum export_state state;
     struct worker_handle *worker;   /* NULL only while it is made */
@@ -83,7 +89,8 @@ int export_set_new(struct monitor *monitor, struct export_set **ret_set, struct 
 void export_set_free(struct export_set *set); /* the workers are gone, no callback will come; NULL is fine */
 
 /* Start an export; reply is answered when its worker serves, or with the reason why not. */
-void export_add(struct export_set *set, const struct block_export_options *options, struct qmp_reply *reply);
+void export_add(struct export_set *set, const struct block_export_options *options, enum socket_fd_source fd_source,
+                struct qmp_reply *reply);
 
 /* Remove one; see export.c for when reply is answered. */
 void export_del(struct export_set *set, const char *id, enum block_export_remove_mode mode, struct qmp_reply *reply);

@@ -181,10 +181,30 @@ static int check_export_nbd(const struct block_export_options *options, struct e
     return check_refusals(rows, ARRAY_SIZE(rows), err);
 }
 
+#define POLL_MAX_NS 1000000000u /* longer is a busy loop in disguise */
+
+static int check_export_vhost_user_blk(const struct block_export_options *options, struct error *err)
+{
+    const struct block_export_options_vhost_user_blk *vhost = &options->vhost_user_blk;
+    uint64_t block = vhost->logical_block_size;
+
+    if (vhost->addr.type != SOCKET_ADDRESS_UNIX && vhost->addr.type != SOCKET_ADDRESS_FD)
+        return error_set(err, -EINVAL, "member 'addr': vhost-user needs a unix socket, by type unix or fd");
+    if (block < IPC_VHOST_BLOCK_MIN || block > IPC_VHOST_BLOCK_MAX || (block & (block - 1)) != 0)
+        return error_set(err, -EINVAL, "member 'logical-block-size' must be a power of 2 from %u to %u",
+                         IPC_VHOST_BLOCK_MIN, IPC_VHOST_BLOCK_MAX);
+    if (vhost->num_queues == 0 || vhost->num_queues > IPC_VHOST_QUEUES_MAX)
+        return error_set(err, -EINVAL, "member 'num-queues' must be 1 to %u", IPC_VHOST_QUEUES_MAX);
+    if (vhost->poll_max_ns > POLL_MAX_NS)
+        return error_set(err, -EINVAL, "member '__org.bulkhead_poll-max-ns' must be at most %u", POLL_MAX_NS);
+    return 0;
+}
+
 int block_export_options_check(const struct block_export_options *options, struct error *err)
 {
     static int (*const by_type[BLOCK_EXPORT_TYPE_MAX])(const struct block_export_options *, struct error *) = {
         [BLOCK_EXPORT_TYPE_NBD] = check_export_nbd,
+        [BLOCK_EXPORT_TYPE_VHOST_USER_BLK] = check_export_vhost_user_blk,
     };
     const struct refusal rows[] = {
         { options->iothread != NULL, "iothread", "there are no iothread objects, each export has its own threads" },

@@ -32,6 +32,7 @@ const struct schema_type schema_nbd_server_start_args = SCHEMA_TYPE_STRUCT(
 
 static const struct schema_value export_type_values[] = {
     [BLOCK_EXPORT_TYPE_NBD] = { "nbd", "Through the NBD server." },
+    [BLOCK_EXPORT_TYPE_VHOST_USER_BLK] = { "vhost-user-blk", "To a virtual machine, as a vhost-user back-end." },
 };
 const struct schema_type schema_block_export_type =
     SCHEMA_TYPE_ENUM("BlockExportType", export_type_values, "Kinds of exports.");
@@ -66,6 +67,21 @@ static const struct schema_member export_nbd_members[] = {
 static const struct schema_type schema_export_nbd = SCHEMA_TYPE_STRUCT(
     struct block_export_options_nbd, "BlockExportOptionsNbd", export_nbd_members, "Options of NBD exports.");
 
+static const struct schema_member export_vhost_user_blk_members[] = {
+    SCHEMA_MEMBER(struct block_export_options_vhost_user_blk, addr, "addr", schema_socket_address,
+                  "Where front-ends connect: types unix and fd."),
+    SCHEMA_MEMBER_DEF(struct block_export_options_vhost_user_blk, logical_block_size, "logical-block-size", schema_size,
+                      "512", "The disk's block size, a power of 2 from 512 to 2097152."),
+    SCHEMA_MEMBER_DEF(struct block_export_options_vhost_user_blk, num_queues, "num-queues", schema_uint16, "1",
+                      "Queues that a front-end may use, 1 to 256."),
+    SCHEMA_MEMBER_DEF(struct block_export_options_vhost_user_blk, poll_max_ns, "__org.bulkhead_poll-max-ns",
+                      schema_uint64, "0",
+                      "How long I/O threads look for requests before they sleep, as an iothread's poll-max-ns."),
+};
+static const struct schema_type schema_export_vhost_user_blk =
+    SCHEMA_TYPE_STRUCT(struct block_export_options_vhost_user_blk, "BlockExportOptionsVhostUserBlk",
+                       export_vhost_user_blk_members, "Options of vhost-user-blk exports.");
+
 static const struct schema_member export_options_members[] = {
     SCHEMA_MEMBER(struct block_export_options, type, "type", schema_block_export_type, "The kind of export."),
     SCHEMA_MEMBER(struct block_export_options, id, "id", schema_str, "The export's name for commands and events."),
@@ -80,6 +96,8 @@ static const struct schema_member export_options_members[] = {
 };
 static const struct schema_variant export_options_variants[] = {
     [BLOCK_EXPORT_TYPE_NBD] = { &schema_export_nbd, offsetof(struct block_export_options, nbd) },
+    [BLOCK_EXPORT_TYPE_VHOST_USER_BLK] = { &schema_export_vhost_user_blk,
+                                           offsetof(struct block_export_options, vhost_user_blk) },
 };
 const struct schema_type schema_block_export_options =
     SCHEMA_TYPE_UNION(struct block_export_options, "BlockExportOptions", type, export_options_members,

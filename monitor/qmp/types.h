@@ -333,7 +333,7 @@ struct nbd_server_options {
 extern const struct schema_type schema_nbd_server_options;    /* --nbd-server: addr is a SocketAddress */
 extern const struct schema_type schema_nbd_server_start_args; /* nbd-server-start: a SocketAddressLegacy */
 
-enum block_export_type { BLOCK_EXPORT_TYPE_NBD, BLOCK_EXPORT_TYPE_MAX };
+enum block_export_type { BLOCK_EXPORT_TYPE_NBD, BLOCK_EXPORT_TYPE_VHOST_USER_BLK, BLOCK_EXPORT_TYPE_MAX };
 extern const struct schema_type schema_block_export_type;
 
 enum block_dirty_bitmap_ref_branch { BLOCK_DIRTY_BITMAP_LOCAL, BLOCK_DIRTY_BITMAP_EXTERNAL };
@@ -359,6 +359,13 @@ struct block_export_options_nbd {
     bool allocation_depth;
 };
 
+struct block_export_options_vhost_user_blk {
+    struct socket_address addr;
+    uint64_t logical_block_size; /* default 512 */
+    uint16_t num_queues;         /* default 1 */
+    uint64_t poll_max_ns;        /* default 0: no polling */
+};
+
 struct block_export_options {
     enum block_export_type type;
     const char *id;
@@ -369,6 +376,7 @@ struct block_export_options {
     bool writethrough;
     union {
         struct block_export_options_nbd nbd;
+        struct block_export_options_vhost_user_blk vhost_user_blk;
     };
 };
 extern const struct schema_type schema_block_export_options;

@@ -250,5 +250,8 @@ bool startup_item_fd(const struct startup_item *item, int *ret_fd)
         return item->chardev.socket.fd != NULL && socket_fd_number(item->chardev.socket.fd, ret_fd);
     if (item->id == STARTUP_NBD_SERVER && item->nbd_server.addr.type == SOCKET_ADDRESS_FD)
         return socket_fd_number(item->nbd_server.addr.fd.str, ret_fd);
+    if (item->id == STARTUP_EXPORT && item->export.type == BLOCK_EXPORT_TYPE_VHOST_USER_BLK &&
+        item->export.vhost_user_blk.addr.type == SOCKET_ADDRESS_FD)
+        return socket_fd_number(item->export.vhost_user_blk.addr.fd.str, ret_fd);
     return false;
 }

@@ -58,10 +58,9 @@ uint32_t nbd_request_check(const struct nbd_request *request, const struct nbd_l
     }
     if (command->writes && limits->read_only)
         return refuse(NBD_EPERM, "the export is read-only", ret_text);
-    /* "Error values": EOVERFLOW is for reads of a client that knows of NBD_CMD_FLAG_DF. */
+    /* "Size constraints": the client MUST NOT ask for more; EINVAL is what QEMU says, too. */
     if (command->carries_payload && request->len_bytes > NBD_MAX_PAYLOAD)
-        return refuse(command->has_payload || !limits->structured_reply ? NBD_EINVAL : NBD_EOVERFLOW,
-                      "the request is larger than the maximum payload of 32 MiB", ret_text);
+        return refuse(NBD_EINVAL, "the request is larger than the maximum payload of 32 MiB", ret_text);
     if (!range_within(request->offset, request->len_bytes, limits->size_bytes))
         return refuse(command->beyond_end, "the request goes beyond the end of the export", ret_text);
     if (request->type == NBD_CMD_BLOCK_STATUS && limits->contexts == 0)

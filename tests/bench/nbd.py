@@ -21,6 +21,7 @@ import shutil
 import signal
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -77,12 +78,17 @@ class Server:
             time.sleep(0.02)
 
     def answers(self):
+        """Whether a client gets its export: a server may listen before it has that."""
         family, where = (socket.AF_INET, ("127.0.0.1", self.port)) if self.port else (socket.AF_UNIX, str(self.unix))
+        name = self.export.encode()
         with socket.socket(family, socket.SOCK_STREAM) as s:
             s.settimeout(1)
             try:
                 s.connect(where)
-                return s.recv(8) == b"NBDMAGIC"
+                if s.recv(18, socket.MSG_WAITALL)[:8] != b"NBDMAGIC":
+                    return False
+                s.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", 1, len(name)) + name)  # NBD_OPT_EXPORT_NAME
+                return len(s.recv(10, socket.MSG_WAITALL)) == 10
             except OSError:
                 return False
 

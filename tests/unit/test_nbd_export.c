@@ -358,7 +358,7 @@ static void test_errors_structured_read_too_large(void **state)
     struct peer *peer = structured_peer();
 
     request(peer, NBD_CMD_READ, 0, 9, 0, NBD_MAX_PAYLOAD + 1);
-    assert_error_chunk(peer, 9, NBD_EOVERFLOW);
+    assert_error_chunk(peer, 9, NBD_EINVAL);
 }
 
 static void test_errors_read_beyond_the_end(void **state)

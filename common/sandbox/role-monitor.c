@@ -119,7 +119,7 @@ SET(confine, SANDBOX_ALLOW, "what a worker does between exec and its own lock-do
 #ifdef WITH_SANITIZERS
 static const struct sandbox_call sanitizer_calls[] = {
     CALL(execve), CALL(kill), CALL_EQ(personality, 0, 0xffffffff), CALL_EQ(prctl, 0, PR_SET_PTRACER),
-    CALL_EQ(prctl, 0, PR_GET_KEEPCAPS), CALL(ptrace), CALL(process_vm_readv),
+    CALL_EQ(prctl, 0, PR_GET_KEEPCAPS), CALL(ptrace), CALL(process_vm_readv), CALL(getdents),
 };
 SET(sanitizer, SANDBOX_ALLOW, "the run-time of sanitizers at exit looks for leaks by tracing itself; only in builds for tests");
 #endif

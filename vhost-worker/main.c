@@ -22,6 +22,11 @@ static int start(struct worker *worker, struct error *err)
     return 0;
 }
 
+static void resized(struct worker *worker)
+{
+    vhost_session_resize(worker->role_state, worker->info.size_bytes);
+}
+
 static void drain(struct worker *worker)
 {
     vhost_session_drain(worker->role_state);
@@ -42,6 +47,7 @@ static const struct worker_class vhost_class = {
     .ipc_role = IPC_ROLE_VHOST,
     .setup = setup,
     .start = start,
+    .resized = resized,
     .drain = drain,
     .messages = messages,
     .message_count = ARRAY_SIZE(messages),

@@ -68,6 +68,12 @@ int block_node_resize(struct block_node *node, uint64_t size_bytes);
 int block_node_allocate(struct block_node *node, uint64_t offset, uint64_t len_bytes);
 
 /*
+ * Somebody else has resized the image: find out what sizes node and those below it have now. Does not block for I/O;
+ * requests may be under way. 0 or -errno, then sizes are as before.
+ */
+int block_node_refresh(struct block_node *node);
+
+/*
  * Where [offset, offset + len) can be read directly from one image descriptor without blocking and without further work
  * of a driver (that is, within the file's size, from a file system in memory or, as far as a look tells, from the page
  * cache): fills the descriptor and the offset in it and returns true. For sendfile and splice. Whoever cuts the file

@@ -44,6 +44,8 @@ struct block_driver {
     int (*usage)(const struct block_node *node, struct block_usage *ret_usage);
     int (*resize)(struct block_node *node, uint64_t size_bytes);
     int (*allocate)(struct block_node *node, uint64_t offset, uint64_t len_bytes);
+    /* The size as it is now, after the child's is known. NULL: the child's, or without a child what it was. */
+    int (*refresh)(struct block_node *node, uint64_t *ret_size_bytes);
 };
 
 extern const struct block_driver *const block_drivers[]; /* NULL-terminated */
@@ -54,7 +56,7 @@ extern const struct block_driver block_driver_raw;
 extern const struct block_driver block_driver_null_co;
 extern const struct block_driver block_driver_blkdebug;
 
-/* The size may change while requests are under way: by block_node_resize(), on a pool thread. */
+/* The size may change while requests are under way: by block_node_resize() and block_node_refresh(), on other threads. */
 static inline uint64_t block_node_size(const struct block_node *node)
 {
     return __atomic_load_n(&node->info.size_bytes, __ATOMIC_RELAXED);

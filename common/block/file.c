@@ -202,6 +202,26 @@ static int file_resize(struct block_node *node, uint64_t size_bytes)
     return 0;
 }
 
+static int file_refresh(struct block_node *node, uint64_t *ret_size_bytes)
+{
+    struct file_state *file = node->state;
+    struct stat st = { 0 };
+    off_t size;
+
+    if (file->block_device)
+        size = lseek(file->fd, 0, SEEK_END);
+    else
+        size = fstat(file->fd, &st) == 0 ? st.st_size : -1;
+    if (size < 0)
+        return -errno;
+    if ((uint64_t)size > BLOCK_SIZE_MAX)
+        return -EFBIG;
+    atomic_store(&file->file_bytes, (uint64_t)size);
+    atomic_fetch_add(&file->unmap_count, 1);
+    *ret_size_bytes = round_up((uint64_t)size, BLOCK_SECTOR_BYTES);
+    return 0;
+}
+
 static int file_allocate(struct block_node *node, uint64_t offset, uint64_t len_bytes)
 {
     struct file_state *file = node->state;
@@ -310,6 +330,7 @@ const struct block_driver block_driver_file = {
     .map = file_map,
     .usage = file_usage,
     .resize = file_resize,
+    .refresh = file_refresh,
     .allocate = file_allocate,
 };
 
@@ -324,5 +345,6 @@ const struct block_driver block_driver_host_device = {
     .map = file_map,
     .usage = file_usage,
     .resize = file_resize,
+    .refresh = file_refresh,
     .allocate = file_allocate,
 };

@@ -71,6 +71,18 @@ static int raw_resize(struct block_node *node, uint64_t size_bytes)
     return raw->has_size ? -ENOTSUP : block_node_resize(node->child, raw->offset_bytes + size_bytes);
 }
 
+static int raw_refresh(struct block_node *node, uint64_t *ret_size_bytes)
+{
+    const struct raw_state *raw = node->state;
+    uint64_t child_bytes = block_node_size(node->child);
+
+    if (raw->has_size)
+        *ret_size_bytes = block_node_size(node);
+    else
+        *ret_size_bytes = child_bytes > raw->offset_bytes ? round_down(child_bytes - raw->offset_bytes, BLOCK_SECTOR_BYTES) : 0;
+    return 0;
+}
+
 static int raw_allocate(struct block_node *node, uint64_t offset, uint64_t len_bytes)
 {
     const struct raw_state *raw = node->state;
@@ -94,5 +106,6 @@ const struct block_driver block_driver_raw = {
     },
     .map = raw_map,
     .resize = raw_resize,
+    .refresh = raw_refresh,
     .allocate = raw_allocate,
 };

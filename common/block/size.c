@@ -35,6 +35,22 @@ int block_node_resize(struct block_node *node, uint64_t size_bytes)
     return ret;
 }
 
+int block_node_refresh(struct block_node *node)
+{
+    uint64_t size_bytes = block_node_size(node);
+    int ret = 0;
+
+    if (node->child != NULL) {
+        ret = block_node_refresh(node->child);
+        size_bytes = block_node_size(node->child);
+    }
+    if (ret == 0 && node->driver->refresh != NULL)
+        ret = node->driver->refresh(node, &size_bytes);
+    if (ret == 0)
+        __atomic_store_n(&node->info.size_bytes, size_bytes, __ATOMIC_RELAXED);
+    return ret;
+}
+
 int block_node_allocate(struct block_node *node, uint64_t offset, uint64_t len_bytes)
 {
     if (node->info.read_only)

@@ -111,6 +111,8 @@ const struct ipc_message_rule ipc_message_rules[] = {
       check_fuse_serve,  "serve a mount; descriptors: its /dev/fuse, in pairs" },
     { "FUSE_RESIZE", IPC_FUSE_RESIZE, sizeof(struct ipc_fuse_resize), 0, 0,                     RUNNING,      FUSE,
       check_fuse_resize, "whether the worker may do what it asked for by FUSE_RESIZE" },
+    { "NODE_RESIZED", IPC_NODE_RESIZED, sizeof(struct ipc_node_resized), 0, 0,                  RUNNING,      ALL_EXPORTS,
+      NULL,            "the image has been resized: look at its size again" },
 };
 /* clang-format on */
 const unsigned ipc_message_rule_count = ARRAY_SIZE(ipc_message_rules);

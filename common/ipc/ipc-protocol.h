@@ -51,6 +51,7 @@ enum ipc_type {
     IPC_VHOST_LISTEN, /* vhost: begin to serve. Descriptors: listening socket */
     IPC_FUSE_SERVE, /* fuse: begin to serve. Descriptors: the mounted /dev/fuse and clones of it */
     IPC_FUSE_RESIZE, /* fuse: the answer to the status record FUSE_RESIZE */
+    IPC_NODE_RESIZED, /* exports: the image has another size, look again */
 };
 
 struct ipc_header {
@@ -212,6 +213,11 @@ struct ipc_fuse_resize {
     uint64_t serial; /* of the record that asked */
     int32_t code;    /* 0: resize now, then tell by FUSE_RESIZED; -errno: you may not */
     uint32_t reserved;
+};
+
+/* NODE_RESIZED: somebody resized the image of the node, which the worker then looks at itself. */
+struct ipc_node_resized {
+    struct ipc_header header;
 };
 
 /* ---- Status records ---- */

@@ -27,10 +27,27 @@ static int run_drain(struct worker *worker)
     return 0;
 }
 
+/* A size that cannot be found out stays what it was; requests beyond the end fail by themselves. */
+static int run_resized(struct worker *worker)
+{
+    int r = block_node_refresh(worker->root);
+
+    if (r < 0) {
+        log_warning("the new size of the image cannot be found out: %s", strerror(-r));
+        return 0;
+    }
+    block_node_info(worker->root, &worker->info);
+    if (worker->class->resized != NULL)
+        worker->class->resized(worker);
+    return 0;
+}
+
 static int run_handler(struct worker *worker, const struct ipc_message_rule *rule, struct channel_message *message)
 {
     if (rule->type == IPC_DRAIN)
         return run_drain(worker);
+    if (rule->type == IPC_NODE_RESIZED)
+        return run_resized(worker);
     for (unsigned i = 0; i < worker->class->message_count; i++)
         if (worker->class->messages[i].type == rule->type)
             return worker->class->messages[i].handle(worker, message->bytes, message->fds);

@@ -32,6 +32,8 @@ struct worker_class {
     int (*setup)(struct worker *worker, struct error *err);
     /* After lock-down and after the tree is open, before READY. May be NULL. */
     int (*start)(struct worker *worker, struct error *err);
+    /* The image was resized; worker->info.size_bytes is what the root has now. May be NULL. */
+    void (*resized)(struct worker *worker);
     /* DRAIN came: finish, then call worker_exit(). */
     void (*drain)(struct worker *worker);
     const struct worker_message *messages;

@@ -251,6 +251,29 @@ void export_drain(struct export *export)
     worker_drain(export->worker, EXPORT_DRAIN_MS);
 }
 
+/* Whether the trees of two nodes end in one image, whatever lies between. */
+static bool share_image(const struct graph_node *a, const struct graph_node *b)
+{
+    const struct image *image = graph_node_image(a);
+
+    return image != NULL && image == graph_node_image(b);
+}
+
+void export_set_node_resized(struct export_set *set, const struct graph_node *node)
+{
+    struct export *export;
+    struct ipc_node_resized message = { 0 };
+
+    TAILQ_FOREACH(export, &set->exports, link) {
+        /* One that is still to start opens the image as it is then. */
+        if (export->state != EXPORT_RUNNING || !share_image(export->node, node))
+            continue;
+        if (worker_send(export->worker, IPC_NODE_RESIZED, &message, sizeof(message), NULL, 0) == 0 &&
+            export->type->resized != NULL)
+            export->type->resized(export);
+    }
+}
+
 void export_set_free(struct export_set *set)
 {
     struct export *export;

@@ -39,6 +39,8 @@ struct export_type {
     int (*running)(struct export *export, struct error *err);
     /* A status record that only this type knows; -errno: the worker broke protocol. NULL: there is none. */
     int (*status)(struct export *export, const struct ipc_status *status);
+    /* The node has another size, and the worker has been told. NULL: nothing to do. */
+    void (*resized)(struct export *export);
     /* How many clients would notice if it went away: mode=safe refuses. */
     unsigned (*clients)(const struct export *export);
     /*
@@ -99,6 +101,9 @@ void export_del(struct export_set *set, const char *id, enum block_export_remove
 #define EXPORT_TYPE_ANY BLOCK_EXPORT_TYPE_MAX
 void export_set_remove_all(struct export_set *set, enum block_export_type type, void (*done)(void *opaque),
                            void *opaque);
+
+/* The image of node has been resized: tell the workers of all exports that stand on it, and their types. */
+void export_set_node_resized(struct export_set *set, const struct graph_node *node);
 
 /* For type->running() and the like: end this export, whose clients lose their connection. */
 void export_drain(struct export *export);

@@ -8,6 +8,7 @@
 
 #include "common/base/log.h"
 #include "monitor/export/nbd-private.h"
+#include "monitor/graph/node.h"
 #include "monitor/monitor.h"
 
 static struct nbd_export *find_name(const struct export_set *set, const char *name)
@@ -100,6 +101,15 @@ static int nbd_status(struct export *export, const struct ipc_status *status)
     return 0;
 }
 
+/* New clients are told the new size; those that are connected cannot be (the protocol has no way to). */
+static void nbd_resized(struct export *export)
+{
+    struct nbd_export *nbd = export->priv;
+
+    if (graph_node_size(export->node, &nbd->resized_bytes, NULL) == 0 && nbd->listed)
+        nbd_server_directory_changed(nbd->server);
+}
+
 static unsigned nbd_clients(const struct export *export)
 {
     const struct nbd_export *nbd = export->priv;
@@ -144,6 +154,7 @@ const struct export_type export_type_nbd = {
     .prepare = nbd_prepare,
     .running = nbd_running,
     .status = nbd_status,
+    .resized = nbd_resized,
     .clients = nbd_clients,
     .unsettled = nbd_unsettled,
     .close = nbd_close,

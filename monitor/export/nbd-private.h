@@ -51,6 +51,7 @@ struct nbd_export {
     char *description; /* NULL: none */
     bool listed;
     uint32_t contexts; /* IPC_NBD_CONTEXT_* on offer */
+    uint64_t resized_bytes; /* since READY; 0: not */
     struct nbd_client_list clients;
     unsigned client_count;
 };

@@ -2,6 +2,7 @@
 /* QMP commands about nodes: thin, the work is in node.c. Arguments are decoded; what clients ask for is hostile. */
 #include <errno.h>
 
+#include "monitor/export/export.h"
 #include "monitor/graph/node.h"
 #include "monitor/monitor.h"
 #include "monitor/qmp/commands.h"
@@ -31,6 +32,28 @@ void qmp_run_blockdev_del(struct monitor *monitor, const void *args, struct qmp_
     struct error err = { 0 };
     int r = graph_del(monitor->graph, del->node_name, &err);
 
+    answer(reply, r, &err);
+}
+
+/* QEMU's "device" is the name of a block backend, of which there are none. */
+void qmp_run_block_resize(struct monitor *monitor, const void *args, struct qmp_reply *reply)
+{
+    const struct block_resize_args *resize = args;
+    struct graph_node *node = NULL;
+    struct error err = { 0 };
+    int r = 0;
+
+    if ((resize->device != NULL) == (resize->node_name != NULL))
+        r = error_set(&err, -EINVAL, "give 'node-name'");
+    else if (resize->device != NULL)
+        r = error_set_class(&err, -ENODEV, ERROR_CLASS_DEVICE_NOT_FOUND,
+                            "there is no device '%.100s'; nodes are named by 'node-name'", resize->device);
+    else if ((node = graph_find(monitor->graph, resize->node_name)) == NULL)
+        r = error_set(&err, -ENOENT, "there is no node with node-name '%.100s'", resize->node_name);
+    if (r == 0)
+        r = graph_node_resize(node, resize->size, &err);
+    if (r == 0)
+        export_set_node_resized(monitor->exports, node);
     answer(reply, r, &err);
 }
 

@@ -61,6 +61,11 @@ static int image_driver_size(const struct graph_node *node, uint64_t *ret_size_b
     return 0;
 }
 
+static int image_driver_resize(struct graph_node *node, uint64_t size_bytes, struct error *err)
+{
+    return image_resize(node->image, size_bytes, err);
+}
+
 static void image_driver_describe(const struct graph_node *node, struct ipc_node *row)
 {
 }
@@ -111,6 +116,17 @@ static int raw_size(const struct graph_node *node, uint64_t *ret_size_bytes, str
     else
         *ret_size_bytes = below > node->offset_bytes ? round_down(below - node->offset_bytes, SECTOR_BYTES) : 0;
     return 0;
+}
+
+static int raw_resize(struct graph_node *node, uint64_t size_bytes, struct error *err)
+{
+    uint64_t below;
+
+    if (node->has_size)
+        return error_set(err, -ENOTSUP, "node '%s' has a fixed size", node->name);
+    if (!u64_add(node->offset_bytes, size_bytes, &below))
+        return error_set(err, -EFBIG, "node '%s': no image can be that large", node->name);
+    return graph_node_resize(node->child, below, err);
 }
 
 static void raw_describe(const struct graph_node *node, struct ipc_node *row)
@@ -183,6 +199,11 @@ static int blkdebug_size(const struct graph_node *node, uint64_t *ret_size_bytes
     return graph_node_size(node->child, ret_size_bytes, err);
 }
 
+static int blkdebug_resize(struct graph_node *node, uint64_t size_bytes, struct error *err)
+{
+    return graph_node_resize(node->child, size_bytes, err);
+}
+
 static void blkdebug_describe(const struct graph_node *node, struct ipc_node *row)
 {
     row->rule_count = node->rule_count;
@@ -192,15 +213,15 @@ static void blkdebug_describe(const struct graph_node *node, struct ipc_node *ro
 /* clang-format off */
 const struct node_driver node_drivers[] = {
     { "file",        BLOCKDEV_DRIVER_FILE,        IPC_DRIVER_FILE,
-      image_driver_open, image_driver_close, image_driver_size, image_driver_describe },
+      image_driver_open, image_driver_close, image_driver_size, image_driver_resize, image_driver_describe },
     { "host_device", BLOCKDEV_DRIVER_HOST_DEVICE, IPC_DRIVER_HOST_DEVICE,
-      image_driver_open, image_driver_close, image_driver_size, image_driver_describe },
+      image_driver_open, image_driver_close, image_driver_size, image_driver_resize, image_driver_describe },
     { "raw",         BLOCKDEV_DRIVER_RAW,         IPC_DRIVER_RAW,
-      raw_open,          NULL,               raw_size,          raw_describe },
+      raw_open,          NULL,               raw_size,          raw_resize,          raw_describe },
     { "null-co",     BLOCKDEV_DRIVER_NULL_CO,     IPC_DRIVER_NULL_CO,
-      null_open,         NULL,               null_size,         null_describe },
+      null_open,         NULL,               null_size,         NULL,                null_describe },
     { "blkdebug",    BLOCKDEV_DRIVER_BLKDEBUG,    IPC_DRIVER_BLKDEBUG,
-      blkdebug_open,     NULL,               blkdebug_size,     blkdebug_describe },
+      blkdebug_open,     NULL,               blkdebug_size,     blkdebug_resize,     blkdebug_describe },
 };
 /* clang-format on */
 const unsigned node_driver_count = ARRAY_SIZE(node_drivers);

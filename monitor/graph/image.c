@@ -173,6 +173,37 @@ int image_size(const struct image *image, uint64_t *ret_size_bytes, struct error
     return 0;
 }
 
+static int resize_device(const struct image *image, uint64_t size_bytes, struct error *err)
+{
+    uint64_t now_bytes;
+    int r = image_size(image, &now_bytes, err);
+
+    if (r < 0)
+        return r;
+    if (size_bytes > now_bytes)
+        return error_set(err, -EINVAL, "'%s' is a device of %llu bytes and cannot be made larger from here",
+                         image->filename, (unsigned long long)now_bytes);
+    if (size_bytes < now_bytes)
+        return error_set(err, -EINVAL, "'%s' is a device of %llu bytes and cannot be made smaller", image->filename,
+                         (unsigned long long)now_bytes);
+    return 0;
+}
+
+int image_resize(struct image *image, uint64_t size_bytes, struct error *err)
+{
+    int r;
+
+    if (image->device)
+        return resize_device(image, size_bytes, err);
+    r = image_use(image, true, err);
+    if (r < 0)
+        return r;
+    if (ftruncate(image->fd, (off_t)size_bytes) < 0)
+        r = error_set(err, -errno, "cannot resize '%s': %s", image->filename, strerror(errno));
+    image_unuse(image, true);
+    return r;
+}
+
 bool image_allocated(const struct image *image, uint64_t *ret_bytes)
 {
     struct stat st;

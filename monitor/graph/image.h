@@ -42,6 +42,12 @@ void image_close(struct image *image); /* NULL is fine; gives back locks */
 /* Its size now: of the file, or of the device. 0 or -errno. */
 int image_size(const struct image *image, uint64_t *ret_size_bytes, struct error *err);
 
+/*
+ * Make it size_bytes long; what is new reads as zeros. A device cannot be: what can be done is to find out that it has
+ * become larger. Other programs that use the image must not mind: -EAGAIN. 0 or another -errno.
+ */
+int image_resize(struct image *image, uint64_t size_bytes, struct error *err);
+
 /* The bytes that it takes up on its file system; false where that has no meaning. */
 bool image_allocated(const struct image *image, uint64_t *ret_bytes);
 

@@ -228,6 +228,17 @@ int graph_node_size(const struct graph_node *node, uint64_t *ret_size_bytes, str
     return node->driver->size(node, ret_size_bytes, err);
 }
 
+int graph_node_resize(struct graph_node *node, uint64_t size_bytes, struct error *err)
+{
+    if (node->driver->resize == NULL)
+        return error_set(err, -ENOTSUP, "node '%s': the driver '%s' cannot be resized", node->name, node->driver->name);
+    if (node->flags.read_only)
+        return error_set(err, -EACCES, "node '%s' is read-only", node->name);
+    if (size_bytes > INT64_MAX - 511)
+        return error_set(err, -EFBIG, "node '%s': no image can be that large", node->name);
+    return node->driver->resize(node, size_bytes, err);
+}
+
 bool graph_node_read_only(const struct graph_node *node)
 {
     for (; node != NULL; node = node->child) {

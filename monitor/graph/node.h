@@ -35,6 +35,7 @@ struct node_driver {
     int (*open)(struct graph_node *node, const struct blockdev_options *options, struct error *err);
     void (*close)(struct graph_node *node); /* NULL: nothing to do */
     int (*size)(const struct graph_node *node, uint64_t *ret_size_bytes, struct error *err);
+    int (*resize)(struct graph_node *node, uint64_t size_bytes, struct error *err); /* NULL: cannot */
     /* Fill in the driver's own fields of a zeroed row. */
     void (*describe)(const struct graph_node *node, struct ipc_node *row);
 };
@@ -87,6 +88,8 @@ void graph_node_unref(struct graph_node *node); /* NULL is fine */
 int graph_node_open_child(struct graph_node *node, const struct blockdev_ref *ref, struct error *err);
 
 int graph_node_size(const struct graph_node *node, uint64_t *ret_size_bytes, struct error *err);
+/* Make it size_bytes long, with the image below it. Workers that use it must be told (export_set_node_resized()). */
+int graph_node_resize(struct graph_node *node, uint64_t size_bytes, struct error *err);
 bool graph_node_read_only(const struct graph_node *node); /* it or a node below it */
 struct image *graph_node_image(const struct graph_node *node); /* at the bottom; NULL: none */
 

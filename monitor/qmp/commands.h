@@ -23,6 +23,8 @@
       "Ends all exports in order and the program; the events of the exports come before the reply.")                   \
     X("blockdev-add", blockdev_add, &schema_blockdev_options, NULL, 0, "Makes a block node, which needs a node-name.") \
     X("blockdev-del", blockdev_del, &schema_blockdev_del_args, NULL, 0, "Removes a block node that nothing uses.")     \
+    X("block_resize", block_resize, &schema_block_resize_args, NULL, 0,                                                \
+      "Makes a node larger or smaller, with its image; virtual machines that use it are told.")                        \
     X("query-named-block-nodes", query_named_block_nodes, &schema_query_named_block_nodes_args,                        \
       &schema_block_device_info_list, 0, "Lists all block nodes.")                                                     \
     X("nbd-server-start", nbd_server_start, &schema_nbd_server_start_args, NULL, 0,                                    \

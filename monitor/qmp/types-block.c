@@ -199,6 +199,15 @@ static const struct schema_member blockdev_del_members[] = {
 const struct schema_type schema_blockdev_del_args = SCHEMA_TYPE_STRUCT(
     struct blockdev_del_args, "blockdev-del-arg", blockdev_del_members, "Arguments of blockdev-del.");
 
+static const struct schema_member block_resize_members[] = {
+    SCHEMA_MEMBER_OPT(struct block_resize_args, device, "device", schema_str,
+                      "Name of a block backend; there are none, use node-name."),
+    SCHEMA_MEMBER_OPT(struct block_resize_args, node_name, "node-name", schema_str, "The node's name."),
+    SCHEMA_MEMBER(struct block_resize_args, size, "size", schema_size, "The new size in bytes."),
+};
+const struct schema_type schema_block_resize_args = SCHEMA_TYPE_STRUCT(
+    struct block_resize_args, "block_resize-arg", block_resize_members, "Arguments of block_resize.");
+
 /* ---- query-named-block-nodes ---- */
 
 static const struct schema_member query_named_block_nodes_members[] = {

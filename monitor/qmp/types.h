@@ -281,6 +281,13 @@ struct blockdev_del_args {
 };
 extern const struct schema_type schema_blockdev_del_args;
 
+struct block_resize_args {
+    const char *device;    /* NULL: none */
+    const char *node_name; /* NULL: none */
+    uint64_t size;
+};
+extern const struct schema_type schema_block_resize_args;
+
 struct query_named_block_nodes_args {
     bool flat;
 };

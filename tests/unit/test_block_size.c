@@ -126,6 +126,35 @@ static void test_raw_resizes_its_child_behind_its_offset(void **state)
     assert_true(usage.allocated_bytes >= SIZE);
 }
 
+/* What the monitor does for block_resize. */
+static void test_a_size_that_somebody_else_changed_is_found(void **state)
+{
+    struct block_fixture *f = *state;
+    uint8_t bytes[512] = { 1 };
+
+    open_raw(f, 0, 4096, 0);
+    assert_int_equal(root_size(f), SIZE - 4096);
+    assert_int_equal(ftruncate(f->fds[0], SIZE * 2 + 100), 0);
+    assert_int_equal(root_size(f), SIZE - 4096);
+    assert_int_equal(block_node_refresh(f->root), 0);
+    assert_int_equal(root_size(f), SIZE * 2 + 512 - 4096);
+    assert_int_equal(fixture_io(f, BLOCK_OP_WRITE, 0, SIZE, bytes, sizeof(bytes)), 0);
+    assert_int_equal(ftruncate(f->fds[0], 100), 0);
+    assert_int_equal(block_node_refresh(f->root), 0);
+    assert_int_equal(root_size(f), 0);
+    assert_int_equal(fixture_io(f, BLOCK_OP_READ, 0, 0, bytes, sizeof(bytes)), -EINVAL);
+}
+
+static void test_a_window_with_a_size_keeps_it(void **state)
+{
+    struct block_fixture *f = *state;
+
+    open_raw(f, IPC_NODE_HAS_SIZE, 0, 4096);
+    assert_int_equal(ftruncate(f->fds[0], SIZE * 2), 0);
+    assert_int_equal(block_node_refresh(f->root), 0);
+    assert_int_equal(root_size(f), 4096);
+}
+
 static void test_window_with_a_size_is_not_resized(void **state)
 {
     struct block_fixture *f = *state;
@@ -157,6 +186,8 @@ int main(void)
         FIXTURE_TEST(test_allocation_shows_in_the_usage_and_keeps_content),
         FIXTURE_TEST(test_raw_resizes_its_child_behind_its_offset),
         FIXTURE_TEST(test_window_with_a_size_is_not_resized),
+        FIXTURE_TEST(test_a_size_that_somebody_else_changed_is_found),
+        FIXTURE_TEST(test_a_window_with_a_size_keeps_it),
         FIXTURE_TEST(test_node_without_storage_supports_none_of_it),
     };
 

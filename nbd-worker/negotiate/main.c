@@ -56,8 +56,13 @@ static int negotiator_negotiate(struct worker *worker, const void *message, int 
     }
     rc = session_start(&negotiator->session, worker->control_loop, &fds[0], &directory, negotiate->client_id,
                        negotiate->handshake_max_ms, negotiator_over);
-    if (rc < 0)
+    if (rc < 0) {
         log_error("the client's socket cannot be watched: %s", strerror(-rc));
+    } else {
+        atomic_store(&worker->page->fds_clients, 1);
+        atomic_store(&worker->page->clients, 1);
+        worker_page_add(&worker->page->clients_total, 1);
+    }
     nbd_directory_unmap(&directory);
     return rc;
 }

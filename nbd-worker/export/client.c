@@ -228,6 +228,9 @@ static void settle(struct nbd_client *client)
     struct io_loop *loop = client->thread->loop;
     uint32_t events = (takes_input(client) ? EPOLLIN : 0) | (client->blocked ? EPOLLOUT : 0);
 
+    /* What made it stall has gone out at the end of this very turn: no event will tell. */
+    if (client->backlog != NULL && takes_input(client))
+        nbd_thread_mark_dirty(client);
     if (client->closing && client->slots_in_use == 0 && !client->dirty) {
         nbd_thread_remove(client);
         return;

@@ -24,7 +24,8 @@
 #include "nbd-worker/export/request.h"
 
 #define NBD_CLIENT_SLOTS_MAX   256u
-#define NBD_CLIENT_BYTES_MAX   NBD_MAX_PAYLOAD /* in buffers of slots; one request may always have what it needs */
+/* In buffers of slots: the largest write has room while some replies wait, else a client that first writes would hang. */
+#define NBD_CLIENT_BYTES_MAX   (NBD_MAX_PAYLOAD + (8u << 20))
 #define NBD_TURN_REQUESTS_MAX  512u            /* of one client, then the others of its thread have theirs */
 #define NBD_RECEIVE_BYTES      (256u << 10)    /* the receive buffer of a thread */
 #define NBD_RECEIVE_LARGE_BYTES (32u << 10) /* of it, while large payloads come: they are to land in their slots */

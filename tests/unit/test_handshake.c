@@ -8,6 +8,7 @@
 #include "common/base/cursor.h"
 #include "nbd-worker/negotiate/options.h"
 #include "tests/unit/nbd_directory.h"
+#include "tests/unit/nbd_docs.h"
 
 #define FLAGS_BOTH   (NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES)
 #define OUT_MAX      (1u << 20)
@@ -725,6 +726,12 @@ static void test_errors_meta_context_data(void **state)
 
 /* ---- The table and pieces ---- */
 
+static void test_docs_have_every_row(void **state)
+{
+    for (unsigned i = 0; i < nbd_options_count; i++)
+        assert_documented(nbd_options[i].name);
+}
+
 static void test_option_table(void **state)
 {
     for (unsigned i = 0; i < nbd_options_count; i++) {
@@ -793,6 +800,7 @@ int main(void)
         cmocka_unit_test(test_list_meta_context),
         cmocka_unit_test(test_errors_meta_context_data),
         cmocka_unit_test(test_option_table),
+        cmocka_unit_test(test_docs_have_every_row),
         cmocka_unit_test(test_byte_by_byte),
     };
 

@@ -12,6 +12,7 @@
 
 #include "nbd-worker/export/export.h"
 #include "tests/unit/fake_block.h"
+#include "tests/unit/nbd_docs.h"
 
 #define SIZE      (64ull << 20)
 #define REPLY_MAX (48u << 20)
@@ -996,7 +997,7 @@ static void test_limit_of_bytes(void **state)
     for (unsigned i = 0; i < 10; i++)
         request(peer, NBD_CMD_READ, 0, i, 0, 8 << 20);
     turns();
-    assert_int_equal(fake.pending_count, 4);
+    assert_int_equal(fake.pending_count, NBD_CLIENT_BYTES_MAX / (8 << 20));
     assert_true(fake.pending_bytes <= NBD_CLIENT_BYTES_MAX);
     for (unsigned i = 0; i < 10; i++) {
         fake_complete(0);
@@ -1049,6 +1050,32 @@ static void test_writes_are_received_while_replies_wait(void **state)
     assert_int_equal(get_simple(peer, 1), 0);
     assert_data(&peer->at, 0, 4 << 20);
     assert_int_equal(get_simple(peer, 2), 0);
+}
+
+/* Its share is used up by replies that then leave at once: it goes on, though nothing more arrives from it. */
+static void test_stall_that_ends_with_the_turn(void **state)
+{
+    struct nbd_request_header h[NBD_CLIENT_SLOTS_MAX + 10];
+    struct peer *peer = simple_peer();
+    struct nbd_client *client;
+
+    turns();
+    client = fx->export.threads[0].clients;
+    for (unsigned i = 0; i < ARRAY_SIZE(h); i++)
+        h[i] = header(NBD_CMD_FLUSH, 0, i, 0, 0);
+    client->blocked = true; /* as after a short send; the socket has room again before the turn ends */
+    peer_send(peer, h, sizeof(h));
+    nbd_client_turn(client, true);
+    assert_true(client->stalled);
+    assert_int_equal(client->slots_in_use, NBD_CLIENT_SLOTS_MAX);
+    settle_all(peer);
+    assert_int_equal(peer->got_bytes, ARRAY_SIZE(h) * sizeof(struct nbd_simple_reply));
+}
+
+static void test_docs_have_every_row(void **state)
+{
+    for (unsigned i = 0; i < NBD_CMD_MAX; i++)
+        assert_documented(nbd_commands[i].name);
 }
 
 static void test_command_table(void **state)
@@ -1120,7 +1147,9 @@ int main(void)
         TEST(test_limit_of_bytes),
         TEST(test_client_that_does_not_read),
         TEST(test_writes_are_received_while_replies_wait),
+        TEST(test_stall_that_ends_with_the_turn),
         TEST(test_command_table),
+        TEST(test_docs_have_every_row),
     };
 
     signal(SIGPIPE, SIG_IGN); /* as the worker does */

@@ -4,6 +4,7 @@
  *
  *     vhost-test --list
  *     vhost-test SOCKET [CASE...]
+ *     vhost-test --serve SOCKET    be a front-end that stays, and does what standard input says (see stay.c)
  *
  * Prints a line for each case, "ok", "not ok" or "skip" (the disk is not what the case needs), and exits with 1 if one
  * failed. With BULKHEAD_VHOST_PID set, it also counts the descriptors of that process before and after each case.
@@ -168,7 +169,9 @@ int main(int argc, char **argv)
     unsigned found = 0, failed = 0;
 
     if (argc < 2)
-        fe_die("usage: vhost-test --list | vhost-test SOCKET [CASE...]");
+        fe_die("usage: vhost-test --list | vhost-test SOCKET [CASE...] | vhost-test --serve SOCKET");
+    if (argc == 3 && strcmp(argv[1], "--serve") == 0)
+        return stay(argv[2]);
     if (!list)
         found = look(argv[1]);
     for (unsigned g = 0; g < sizeof(groups) / sizeof(groups[0]); g++) {

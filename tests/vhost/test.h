@@ -42,6 +42,9 @@ bool test_healthy(struct test *test);
 /* The back-end must end the session now, having touched nothing outside the regions, and serve the next front-end. */
 bool test_ended(struct test *test, struct fe *fe);
 
+/* stay.c: exit status. */
+int stay(const char *path);
+
 /* Size of the disk in 512-byte sectors. */
 bool test_capacity(struct test *test, struct fe *fe, uint64_t *ret);
 

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""vhost-user-blk exports, and our own front-end (tests/vhost/) as a client of them."""
+
+import subprocess
+
+import pytest
+
+from . import process
+
+
+def program(build, name="vhost-test"):
+    path = build / "tests/vhost" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not built")
+    return path
+
+
+def export(server, node, export_id=None, writable=True, **members):
+    """Export a node at a socket in the server's folder; its path."""
+    export_id = export_id or f"exp-{node}"
+    path = server.dir / f"{export_id}.sock"
+    server.qmp.cmd("block-export-add", {"type": "vhost-user-blk", "id": export_id, "node-name": node,
+                                        "writable": writable, "addr": {"type": "unix", "path": str(path)}, **members})
+    return path
+
+
+class Frontend:
+    """One that stays connected and takes commands; see tests/vhost/stay.c."""
+
+    def __init__(self, build, path):
+        self.popen = process.popen([program(build), "--serve", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   text=True)
+        assert self.line() == "ready"
+
+    def line(self):
+        return self.popen.stdout.readline().strip()
+
+    def send(self, *words):
+        self.popen.stdin.write(" ".join(map(str, words)) + "\n")
+        self.popen.stdin.flush()
+
+    def cmd(self, *words):
+        self.send(*words)
+        return self.line()
+
+    def close(self):
+        self.popen.stdin.close()
+        assert self.popen.wait(10) == 0
+
+    def kill(self):
+        self.popen.kill()
+        self.popen.wait()

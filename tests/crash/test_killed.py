@@ -70,16 +70,19 @@ def test_killed_worker_under_fio_load(exports, tmp):
     wait_for(lambda: not process.alive(pid), "the worker to be gone")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_events_and_log_say_why(exports, number):
-    """One event tells of the process, the standard one of the export."""
+@pytest.mark.parametrize("number,words", [(signal.SIGKILL, "signal 9"), (signal.SIGABRT, "abort()")])
+def test_events_and_log_say_why(exports, number, words):
+    """
+    One event tells of the process, the standard one of the export. (The first process of a pid namespace dies of no
+    other signals from outside; a trapped abort() tells of itself.)
+    """
     pid = kill_worker(exports, "a", number)
     gone = exports.qmp.wait_event("__org.bulkhead_WORKER_GONE", pid=pid)["data"]
-    assert gone["role"] == "nbd-export" and gone["export"] == "a" and gone["signal"] == number
-    assert f"signal {number:d}" in gone["reason"]
-    assert "system-call" not in gone and "exit-status" not in gone
+    assert gone["role"] == "nbd-export" and gone["export"] == "a"
+    assert words in gone["reason"] and "system-call" not in gone
+    assert gone.get("signal") == (number if number == signal.SIGKILL else None)
     exports.qmp.wait_event("BLOCK_EXPORT_DELETED", id="a")
-    assert any("'a'" in line and f"signal {number:d}" in line for line in exports.log_text().splitlines())
+    assert any("'a'" in line and words in line for line in exports.log_text().splitlines())
 
 
 def test_the_id_the_name_and_the_image_can_be_used_again(exports):
@@ -242,24 +245,26 @@ def test_killed_monitor_frees_the_image_and_the_socket(exports, new_server):
 
 
 def test_sigterm_under_load_writes_what_was_acknowledged(exports):
-    """Everything that a client got an answer for is in the image, and the exit status is 0."""
+    """Everything that a client got an answer for is in the image, 16 deep, and the exit status is 0."""
+    def block(n):
+        return bytes([n % 256]) * 4096
+
     done = 0
     with NbdRaw.opened(exports.nbd_path, "a") as client:
-        for n in range(200):
-            client.request(CMD_WRITE, n * 4096, 4096, data=bytes([n]) * 4096)
-            if n == 100:
-                exports.popen.send_signal(signal.SIGTERM)
         try:
-            while True:
-                error, cookie, _ = client.simple_reply()
-                if error == 0:
+            for n in range(4000):
+                client.request(CMD_WRITE, n * 4096, 4096, data=block(n), cookie=n)
+                if n >= 16:
+                    error, cookie, _ = client.simple_reply()
+                    assert error == 0 and images.read(exports.images["a"], cookie * 4096, 4096) == block(cookie)
                     done += 1
-                    assert images.read(exports.images["a"], (cookie - 1) * 4096, 4096) == bytes([cookie - 1]) * 4096
-        except Closed:
+                if n == 100:
+                    exports.popen.send_signal(signal.SIGTERM)
+        except (Closed, BrokenPipeError):
             pass
+    assert 80 < done < 4000 - 16
     assert exports.popen.wait(30) == 0
     assert exports.stop() == 0
-    assert done > 0
 
 
 def test_sigterm_ends_also_a_worker_that_does_not_listen(exports):

@@ -235,9 +235,11 @@ static void settle(struct nbd_client *client)
         nbd_thread_remove(client);
         return;
     }
-    if (client->closing && client->linger.when_ns == 0)
-        io_loop_timer_set(loop, &client->linger,
-                          now_ns() + (client->thread->draining ? NBD_DRAIN_LINGER_NS : NBD_LINGER_NS));
+    /* Only the client's own slowness counts: a slow disk has all the time it needs. */
+    if (client->closing && client->blocked && client->linger.when_ns == 0)
+        nbd_output_linger(client);
+    else if (!client->blocked)
+        io_loop_timer_cancel(loop, &client->linger);
     if (io_loop_watch(loop, &client->watch, events) < 0) {
         nbd_output_break(client);
         nbd_client_close(client, false, "the client's socket cannot be watched");

@@ -216,6 +216,9 @@ void nbd_output_queue(struct nbd_slot *slot);
 /* Send what can be sent. Afterwards the send buffer is empty. */
 void nbd_output_flush(struct nbd_client *client);
 
+/* Give a leaving client's reader its time, from now on. */
+void nbd_output_linger(struct nbd_client *client);
+
 /* Drop all that waits, now and in future. */
 void nbd_output_break(struct nbd_client *client);
 

@@ -74,11 +74,16 @@ static void pop_slot(struct nbd_client *client)
 
 /* ---- Sending ---- */
 
+void nbd_output_linger(struct nbd_client *client)
+{
+    io_loop_timer_set(client->thread->loop, &client->linger,
+                      now_ns() + (client->thread->draining ? NBD_DRAIN_LINGER_NS : NBD_LINGER_NS));
+}
+
 static void made_progress(struct nbd_client *client)
 {
     if (client->linger.when_ns != 0)
-        io_loop_timer_set(client->thread->loop, &client->linger,
-                          now_ns() + (client->thread->draining ? NBD_DRAIN_LINGER_NS : NBD_LINGER_NS));
+        nbd_output_linger(client);
 }
 
 static void send_failed(struct nbd_client *client)
@@ -198,6 +203,8 @@ static size_t send_file(struct nbd_client *client)
     }
     n = sendfile(client->watch.fd, slot->file_fd, &offset, slot->body_bytes - done_bytes);
     if (n > 0) {
+        /* Short mostly means full; if not, the socket says so at once. */
+        client->blocked = (size_t)n < slot->body_bytes - done_bytes;
         slot->sent_bytes += (size_t)n;
         made_progress(client);
         if (slot->sent_bytes == reply_bytes(slot))

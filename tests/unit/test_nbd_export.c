@@ -928,6 +928,43 @@ static void test_drain_answers_what_is_in_flight(void **state)
     assert_int_equal(get_simple(peer, 1), 0);
 }
 
+/* It does not read the rest of a reply: one second after the drain it is dropped. */
+static void test_drain_does_not_wait_for_a_reader(void **state)
+{
+    struct peer *peer = simple_peer();
+    uint64_t start;
+
+    request(peer, NBD_CMD_READ, 0, 1, 0, 8 << 20);
+    turns();
+    nbd_export_drain(&fx->export);
+    start = now_ns();
+    while (!fx->drained && now_ns() - start < NBD_LINGER_NS)
+        turns();
+    assert_true(fx->drained);
+    assert_true(now_ns() - start >= NBD_DRAIN_LINGER_NS / 2);
+    assert_true(fx->gone[0]);
+}
+
+/* But to a slow disk there is no limit here, only the monitor's patience. */
+static void test_drain_waits_for_the_disk(void **state)
+{
+    struct peer *peer = simple_peer();
+    uint64_t start = now_ns();
+
+    fake.pend = true;
+    request(peer, NBD_CMD_FLUSH, 0, 1, 0, 0);
+    turns();
+    nbd_export_drain(&fx->export);
+    while (now_ns() - start < NBD_DRAIN_LINGER_NS + NBD_DRAIN_LINGER_NS / 5)
+        turns();
+    assert_false(fx->drained);
+    fake_complete(0);
+    turns();
+    assert_true(fx->drained);
+    peer_pull(peer);
+    assert_int_equal(get_simple(peer, 1), 0);
+}
+
 static void test_errors_client_after_drain(void **state)
 {
     struct ipc_nbd_negotiated negotiated = { 0 };
@@ -1136,6 +1173,8 @@ int main(void)
         TEST(test_errors_end_in_the_middle),
         TEST(test_peer_vanishes_with_requests_below),
         TEST(test_drain_answers_what_is_in_flight),
+        TEST(test_drain_does_not_wait_for_a_reader),
+        TEST(test_drain_waits_for_the_disk),
         TEST(test_errors_client_after_drain),
         TEST(test_errors_blocking_socket),
         TEST(test_errors_negotiated_record),

@@ -97,10 +97,14 @@ struct fx_export {
     /* Changes of the size. */
     pthread_mutex_t size_lock;
     pthread_mutex_t asked_lock;
-    struct fx_op *asked; /* those that wait for the monitor */
+    struct fx_op *asked; /* those that wait for the monitor: the first one has asked, the others wait for their turn */
     uint64_t last_serial;
+    atomic_bool report_posted;
+    struct io_task report_task;
+    struct io_timer report_timer;
     /* The end. */
     atomic_bool gone_posted;
+    int gone_code; /* -errno; set by whoever posts */
     struct io_task gone_task;
     struct io_timer drain_timer;
     unsigned thread_count;
@@ -136,5 +140,12 @@ bool fx_io_dispatch(struct fx_slot *slot, const struct fuse_in_header *in);
 
 /* On a pool thread. With only_grow a smaller size changes nothing. 0 or -errno. */
 int fx_size_set(struct fx_export *export, uint64_t size_bytes, bool only_grow);
+
+/* From the control thread: somebody else has resized the image. */
+void fx_size_refresh(struct fx_export *export);
+
+/* Tell the monitor of changes that it did not have to be asked for, together when there are many. */
+void fx_size_report_later(struct io_task *task);
+void fx_size_report(struct io_timer *timer);
 
 #endif

@@ -42,12 +42,13 @@ static void drain(struct worker *worker)
     look_whether_drained(&export->drain_timer);
 }
 
+/* Nothing will come any more. The monitor knows whether that is as it should be, and says when to go. */
 static void gone(struct io_task *task)
 {
     struct fx_export *export = container_of(task, struct fx_export, gone_task);
+    struct ipc_status status = { .type = IPC_STATUS_FUSE_GONE, .fuse_gone.code = export->gone_code };
 
-    log_info("the FUSE mount is gone");
-    look_whether_drained(&export->drain_timer);
+    worker_report(export->worker, &status);
 }
 
 /* ---- Set-up ---- */
@@ -64,6 +65,8 @@ static int setup(struct worker *worker, struct error *err)
     export->writethrough = (worker->boot.export_flags & IPC_EXPORT_WRITETHROUGH) != 0;
     export->mode = S_IRUSR | (export->writable ? S_IWUSR : 0);
     export->gone_task.run = gone;
+    export->report_task.run = fx_size_report_later;
+    export->report_timer.expired = fx_size_report;
     export->drain_timer.expired = look_whether_drained;
     pthread_mutex_init(&export->attr_lock, NULL);
     pthread_mutex_init(&export->size_lock, NULL);
@@ -149,6 +152,11 @@ static int handle_resize(struct worker *worker, const void *message, int *fds)
     return fx_op_resize_answer(worker->role_state, resize->serial, resize->code);
 }
 
+static void resized(struct worker *worker)
+{
+    fx_size_refresh(worker->role_state);
+}
+
 static const struct worker_message messages[] = {
     { IPC_FUSE_SERVE, handle_serve },
     { IPC_FUSE_RESIZE, handle_resize },
@@ -158,6 +166,7 @@ static const struct worker_class fuse_class = {
     .ipc_role = IPC_ROLE_FUSE,
     .setup = setup,
     .start = start,
+    .resized = resized,
     .drain = drain,
     .messages = messages,
     .message_count = ARRAY_SIZE(messages),

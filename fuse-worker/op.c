@@ -79,6 +79,8 @@ static void tell(struct fx_op *op, enum ipc_status_type type, uint64_t size_byte
     worker_report(op->thread->export->worker, &status);
 }
 
+static void resize_done(struct fx_op *op, int result);
+
 /* Back on the thread, with the monitor's answer. */
 static void resize_answered(struct io_task *task)
 {
@@ -87,37 +89,45 @@ static void resize_answered(struct io_task *task)
     op->permitted = op->result == 0;
     fx_thread_end_pending(op->thread);
     if (op->result < 0)
-        op->step(op, op->result);
+        resize_done(op, op->result);
     else
-        fx_op_call(op, resize_work, op->step);
+        fx_op_call(op, resize_work, resize_done);
 }
 
-/* The operation stays pending, hence its thread listens to its loop. */
+static void ask_first(struct fx_export *export)
+{
+    struct fx_op *op = export->asked;
+
+    if (op == NULL)
+        return;
+    op->serial = ++export->last_serial;
+    tell(op, IPC_STATUS_FUSE_RESIZE, op->new_size);
+}
+
+/* One after the other. The operation stays pending, hence its thread listens to its loop. */
 static void ask_monitor(struct fx_op *op)
 {
     struct fx_export *export = op->thread->export;
+    struct fx_op **at = &export->asked;
 
     fx_thread_begin_pending(op->thread);
     pthread_mutex_lock(&export->asked_lock);
-    op->serial = ++export->last_serial;
-    op->next = export->asked;
-    export->asked = op;
-    tell(op, IPC_STATUS_FUSE_RESIZE, op->new_size);
+    while (*at != NULL)
+        at = &(*at)->next;
+    *at = op;
+    if (export->asked == op)
+        ask_first(export);
     pthread_mutex_unlock(&export->asked_lock);
 }
 
 int fx_op_resize_answer(struct fx_export *export, uint64_t serial, int code)
 {
-    struct fx_op **at = &export->asked, *op;
+    struct fx_op *op;
 
     pthread_mutex_lock(&export->asked_lock);
-    while (*at != NULL && (*at)->serial != serial)
-        at = &(*at)->next;
-    op = *at;
-    if (op != NULL)
-        *at = op->next;
+    op = export->asked; /* stays there until resize_done() */
     pthread_mutex_unlock(&export->asked_lock);
-    if (op == NULL)
+    if (op == NULL || op->serial != serial || op->task.run != NULL)
         return -EPROTO;
     op->result = code;
     op->task.run = resize_answered;
@@ -125,19 +135,25 @@ int fx_op_resize_answer(struct fx_export *export, uint64_t serial, int code)
     return 0;
 }
 
-/* Around the step of whoever wanted the size changed: give back a permission that was given for this once. */
+/* Before the step of whoever wanted the size changed: give back what was permitted, let the next one ask. */
 static void resize_done(struct fx_op *op, int result)
 {
-    if (op->permitted)
-        tell(op, IPC_STATUS_FUSE_RESIZED, atomic_load(&op->thread->export->size_bytes));
-    op->permitted = false;
+    struct fx_export *export = op->thread->export;
+
+    if (op->serial != 0) {
+        pthread_mutex_lock(&export->asked_lock);
+        if (op->permitted)
+            tell(op, IPC_STATUS_FUSE_RESIZED, atomic_load(&export->size_bytes));
+        export->asked = op->next;
+        ask_first(export);
+        pthread_mutex_unlock(&export->asked_lock);
+    }
     op->after_resize(op, result);
 }
 
 void fx_op_resize(struct fx_op *op, fx_step_fn *step)
 {
     op->after_resize = step;
-    op->step = resize_done;
     if (op->thread->export->may_resize)
         fx_op_call(op, resize_work, resize_done);
     else

@@ -99,10 +99,12 @@ void fx_count(struct fx_thread *thread, const struct block_request *req, uint64_
 /* ---- Requests ---- */
 
 /* From any thread, once: the mount is gone, nothing will ever come again. */
-static void tell_gone(struct fx_export *export)
+static void tell_gone(struct fx_export *export, int code)
 {
-    if (!atomic_exchange(&export->gone_posted, true))
-        io_loop_post(export->worker->control_loop, &export->gone_task);
+    if (atomic_exchange(&export->gone_posted, true))
+        return;
+    export->gone_code = code;
+    io_loop_post(export->worker->control_loop, &export->gone_task);
 }
 
 static void hand_to_libfuse(struct fx_thread *thread, struct fx_slot *slot, const struct fuse_in_header *in, size_t bytes)
@@ -118,7 +120,7 @@ static void hand_to_libfuse(struct fx_thread *thread, struct fx_slot *slot, cons
         fx_ops_init_done(thread->export);
     if (fuse_session_exited(session)) {
         log_error("the kernel's FUSE protocol is none that libfuse %s knows", fuse_pkgversion());
-        tell_gone(thread->export);
+        tell_gone(thread->export, -EPROTO);
     }
 }
 
@@ -157,9 +159,9 @@ static bool serve_one(struct fx_thread *thread, int fd)
     fx_slot_put(slot);
     if (errno == ENOENT || errno == EINTR) /* the request was taken back by the kernel */
         return true;
-    if (errno != EAGAIN) { /* ENODEV: unmounted or aborted */
+    if (errno != EAGAIN) {
         thread->ended = true;
-        tell_gone(thread->export);
+        tell_gone(thread->export, -errno);
     }
     return false;
 }

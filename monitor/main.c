@@ -84,6 +84,12 @@ static int raise_limits(struct startup *startup, struct error *err)
     return descriptors_raise_limit(err);
 }
 
+static int start_mounter(struct startup *startup, struct error *err)
+{
+    monitor_start_mounter(startup->monitor);
+    return 0;
+}
+
 static int lock_down(struct startup *startup, struct error *err)
 {
     return sandbox_lock_monitor(err);
@@ -213,6 +219,7 @@ static const struct {
     { "worker binaries", make_monitor },                 /* root may reach a build tree that the account cannot */
     { "account", become_account },
     { "limits", raise_limits },
+    { "mounter", start_mounter }, /* what it runs is setuid, which the lock-down would end */
     { "lock-down", lock_down },
     { "services", start_monitor },
     { "options", carry_out_options },

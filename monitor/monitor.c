@@ -12,6 +12,7 @@
 
 #include "common/base/log.h"
 #include "monitor/export/export.h"
+#include "monitor/export/mounter.h"
 #include "monitor/export/nbd-server.h"
 #include "monitor/graph/node.h"
 #include "monitor/qmp/chardev.h"
@@ -56,12 +57,19 @@ int monitor_new(struct monitor **ret_monitor, struct error *err)
         return error_set(err, -ENOMEM, "cannot make an event loop");
     }
     r = worker_set_new(monitor->base, &monitor->workers, err);
+    if (r == 0)
+        r = mounter_new(monitor->base, &monitor->mounter, err);
     if (r < 0) {
         monitor_free(monitor);
         return r;
     }
     *ret_monitor = monitor;
     return 0;
+}
+
+void monitor_start_mounter(struct monitor *monitor)
+{
+    mounter_start(monitor->mounter);
 }
 
 static void signal_came(evutil_socket_t number, short what, void *arg)
@@ -93,6 +101,8 @@ int monitor_start(struct monitor *monitor, struct error *err)
     monitor->shutdown_timer = evtimer_new(monitor->base, shutdown_timer_expired, monitor);
     if (r == 0 && monitor->shutdown_timer == NULL)
         r = error_set(err, -ENOMEM, "out of memory");
+    if (r == 0)
+        r = mounter_attach(monitor->mounter, err);
     if (r == 0)
         r = graph_new(&monitor->graph, err);
     if (r == 0)
@@ -129,6 +139,7 @@ void monitor_free(struct monitor *monitor)
     if (monitor->qmp != NULL)
         qmp_flush(monitor->qmp, FLUSH_MAX_MS);
     worker_set_free(monitor->workers); /* without callbacks: whoever owned one may not be called any more */
+    mounter_free(monitor->mounter);    /* without callbacks too; unmounts what is left */
     nbd_server_free(monitor->nbd_server);
     export_set_free(monitor->exports);
     graph_free(monitor->graph);

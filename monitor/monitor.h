@@ -13,6 +13,7 @@ struct event;
 struct event_base;
 struct export_set;
 struct graph;
+struct mounter;
 struct nbd_server;
 struct qmp;
 struct qmp_reply;
@@ -25,6 +26,7 @@ struct monitor {
     struct event_base *base;
     struct event *signals[3];
     struct worker_set *workers;
+    struct mounter *mounter;
     struct qmp *qmp;
     struct chardev_set *chardevs;
     struct graph *graph;
@@ -41,6 +43,9 @@ struct monitor {
 
 /* The loop and the binaries of the workers; all that may need rights which are given up afterwards. 0 or -errno. */
 int monitor_new(struct monitor **ret_monitor, struct error *err);
+
+/* The mounter, as the account, before no_new_privs. */
+void monitor_start_mounter(struct monitor *monitor);
 
 /* Everything else, when the process is what it will be: signals, QMP, nodes, exports. 0 or -errno. */
 int monitor_start(struct monitor *monitor, struct error *err);

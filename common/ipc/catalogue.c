@@ -189,8 +189,17 @@ static int check_fuse_serving(const struct ipc_status *status, struct error *err
 
 static int check_status_fuse_resize(const struct ipc_status *status, struct error *err)
 {
-    if (status->fuse_resize.serial == 0 || status->fuse_resize.size_bytes > INT64_MAX)
-        return error_set(err, -EPROTO, "serial is 0, or size is beyond 2^63 - 1");
+    if (status->fuse_resize.serial == 0 && status->type == IPC_STATUS_FUSE_RESIZE)
+        return error_set(err, -EPROTO, "serial is 0");
+    if (status->fuse_resize.size_bytes > INT64_MAX)
+        return error_set(err, -EPROTO, "size is beyond 2^63 - 1");
+    return 0;
+}
+
+static int check_fuse_gone(const struct ipc_status *status, struct error *err)
+{
+    if (status->fuse_gone.code >= 0 || status->fuse_gone.code < -ERRNO_MAX)
+        return error_set(err, -EPROTO, "%d is no error code", status->fuse_gone.code);
     return 0;
 }
 
@@ -219,7 +228,9 @@ const struct ipc_status_rule ipc_status_rules[] = {
     { "FUSE_RESIZE",  IPC_STATUS_FUSE_RESIZE,  sizeof(struct ipc_status_fuse_resize),  RUNNING | DRAINING,
       FUSE,       false, check_status_fuse_resize, "a client wants another size; answered by FUSE_RESIZE" },
     { "FUSE_RESIZED", IPC_STATUS_FUSE_RESIZED, sizeof(struct ipc_status_fuse_resize),  RUNNING | DRAINING,
-      FUSE,       false, check_status_fuse_resize, "the permitted change of the size is over; the size is now this" },
+      FUSE,       false, check_status_fuse_resize, "the size has been changed, as far as it was possible" },
+    { "FUSE_GONE",    IPC_STATUS_FUSE_GONE,    sizeof(struct ipc_status_fuse_gone),    RUNNING | DRAINING,
+      FUSE,       true,  check_fuse_gone,          "the mount is gone, or its connection was aborted" },
 };
 /* clang-format on */
 const unsigned ipc_status_rule_count = ARRAY_SIZE(ipc_status_rules);

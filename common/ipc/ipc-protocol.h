@@ -211,7 +211,7 @@ struct ipc_fuse_serve {
 struct ipc_fuse_resize {
     struct ipc_header header;
     uint64_t serial; /* of the record that asked */
-    int32_t code;    /* 0: resize now, then tell by FUSE_RESIZED; -errno: you may not */
+    int32_t code;    /* 0: resize now, then tell by FUSE_RESIZED; -errno: it may not be */
     uint32_t reserved;
 };
 
@@ -232,7 +232,8 @@ enum ipc_status_type {
     IPC_STATUS_IO_ERROR,    /* an export's request failed below it */
     IPC_STATUS_FUSE_SERVING, /* fuse: the kernel and the worker have agreed; the mount can be used */
     IPC_STATUS_FUSE_RESIZE,  /* fuse: a client wants another size, and the export has no permission for that */
-    IPC_STATUS_FUSE_RESIZED, /* fuse: what FUSE_RESIZE permitted is over */
+    IPC_STATUS_FUSE_RESIZED, /* fuse: the size has been changed */
+    IPC_STATUS_FUSE_GONE,    /* fuse: the mount is gone; nobody will ask for anything any more */
 };
 
 struct ipc_status_ready {
@@ -286,8 +287,12 @@ struct ipc_status_fuse_serving {
 };
 
 struct ipc_status_fuse_resize {
-    uint64_t serial; /* counts from 1 */
+    uint64_t serial; /* counts from 1. RESIZED: of what was asked for and is now over; 0: it did not have to ask */
     uint64_t size_bytes;
+};
+
+struct ipc_status_fuse_gone {
+    int32_t code; /* -ENODEV: unmounted; -ECONNABORTED: the connection was aborted; other -errno */
 };
 
 struct ipc_status {
@@ -302,6 +307,7 @@ struct ipc_status {
         struct ipc_status_client_gone client_gone;
         struct ipc_status_io_error io_error;
         struct ipc_status_fuse_serving fuse_serving;
+        struct ipc_status_fuse_gone fuse_gone;
         struct ipc_status_fuse_resize fuse_resize; /* FUSE_RESIZE, FUSE_RESIZED */
         uint8_t bytes[IPC_STATUS_BYTES - 8];
     };

@@ -38,7 +38,7 @@ struct export_set {
     unsigned io_threads;           /* of each worker */
 };
 
-const struct export_type *const export_types[] = { &export_type_nbd, &export_type_vhost_user_blk };
+const struct export_type *const export_types[] = { &export_type_nbd, &export_type_vhost_user_blk, &export_type_fuse };
 const unsigned export_type_count = ARRAY_SIZE(export_types);
 
 const struct export_type *export_type_find(enum block_export_type id)
@@ -221,25 +221,50 @@ static void end_uncreated(struct export *export)
     answer(&add_reply, &failure);
 }
 
-/* The process has been reaped. Locks are given back from here on and not before. */
-static void worker_is_gone(struct worker_handle *worker, const struct worker_exit *why, void *opaque)
+static bool is_closing(const struct export *export)
 {
-    struct export *export = opaque;
+    return export->type->closing != NULL && export->type->closing(export);
+}
+
+/* Its worker is gone, and so is whatever else it had. */
+static void end(struct export *export)
+{
     struct export_set *set = export->set;
     struct qmp_reply *del_reply = TAKE_PTR(export->del_reply);
-    bool was_created = export->add_reply == NULL;
 
-    close_once(export);
-    if (was_created && !why->expected) {
-        log_death(export, why);
-        export_send_worker_gone(export->monitor, worker, export->id, why);
-    }
-    if (was_created)
+    if (export->add_reply == NULL)
         end_created(export);
     else
         end_uncreated(export);
     answer(&del_reply, NULL);
     run_waiters(set);
+}
+
+/* The process has been reaped. Locks are given back from here on and not before. */
+static void worker_is_gone(struct worker_handle *worker, const struct worker_exit *why, void *opaque)
+{
+    struct export *export = opaque;
+    bool was_created = export->add_reply == NULL;
+
+    if (was_created && !why->expected) {
+        log_death(export, why);
+        export_send_worker_gone(export->monitor, worker, export->id, why);
+    } else if (!was_created && !why->expected && export->failure.code == 0) {
+        error_set(&export->failure, -EIO, "export '%s' could not start, its worker is gone: %s", export->id, why->text);
+    }
+    export->state = EXPORT_DRAINING;
+    export->worker = NULL;
+    close_once(export);
+    if (!is_closing(export))
+        end(export);
+}
+
+void export_closed(struct export *export)
+{
+    if (export->worker != NULL)
+        worker_drain(export->worker, EXPORT_DRAIN_MS);
+    else
+        end(export);
 }
 
 void export_drain(struct export *export)
@@ -248,7 +273,8 @@ void export_drain(struct export *export)
         return;
     export->state = EXPORT_DRAINING;
     close_once(export);
-    worker_drain(export->worker, EXPORT_DRAIN_MS);
+    if (!is_closing(export))
+        worker_drain(export->worker, EXPORT_DRAIN_MS);
 }
 
 /* Whether the trees of two nodes end in one image, whatever lies between. */
@@ -259,14 +285,14 @@ static bool share_image(const struct graph_node *a, const struct graph_node *b)
     return image != NULL && image == graph_node_image(b);
 }
 
-void export_set_node_resized(struct export_set *set, const struct graph_node *node)
+void export_set_node_resized(struct export_set *set, const struct graph_node *node, const struct export *by)
 {
     struct export *export;
     struct ipc_node_resized message = { 0 };
 
     TAILQ_FOREACH(export, &set->exports, link) {
         /* One that is still to start opens the image as it is then. */
-        if (export->state != EXPORT_RUNNING || !share_image(export->node, node))
+        if (export == by || export->state != EXPORT_RUNNING || !share_image(export->node, node))
             continue;
         if (worker_send(export->worker, IPC_NODE_RESIZED, &message, sizeof(message), NULL, 0) == 0 &&
             export->type->resized != NULL)
@@ -306,15 +332,22 @@ static void worker_is_ready(struct worker_handle *worker, const struct ipc_statu
         r = error_set(&export->failure, -EPROTO, "its worker claims to be writable");
     if (r == 0 && export->type->running != NULL)
         r = export->type->running(export, &export->failure);
-    if (r < 0) {
+    if (r != EXPORT_STARTS_LATER)
+        export_started(export, r < 0 ? &export->failure : NULL);
+}
+
+void export_started(struct export *export, const struct error *err)
+{
+    if (err != NULL) {
+        export->failure = *err;
         error_prepend(&export->failure, "export '%s'", export->id);
         export->state = EXPORT_DRAINING;
         close_once(export);
-        worker_kill(worker, "it could not be put into service");
+        worker_kill(export->worker, "it could not be put into service");
         return;
     }
     export->state = EXPORT_RUNNING;
-    log_debug("export '%s' is served by process %d", export->id, (int)worker_get_pid(worker));
+    log_debug("export '%s' is served by process %d", export->id, (int)worker_get_pid(export->worker));
     answer(&export->add_reply, NULL);
 }
 
@@ -465,7 +498,7 @@ static int check_del(const struct export *export, const char *id, enum block_exp
         return error_set(err, -ENOENT, "there is no export with the id '%.100s'", id);
     if (export->state == EXPORT_DRAINING || (export->del_reply != NULL && mode == BLOCK_EXPORT_REMOVE_SAFE))
         return error_set(err, -EBUSY, "export '%s' is already shutting down", id);
-    if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->clients(export) > 0)
+    if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->remove_safely == NULL && export->type->clients(export) > 0)
         return error_set(err, -EBUSY, "export '%s' is still in use, %u clients are connected (mode 'hard' drops them)",
                          id, export->type->clients(export));
     return 0;
@@ -510,6 +543,19 @@ static void start_to_settle(struct export *export)
         export_drain(export);
 }
 
+void export_keep(struct export *export, const struct error *err)
+{
+    answer(&export->del_reply, err);
+}
+
+static void try_to_remove(struct export *export)
+{
+    struct error err = { 0 };
+
+    if (export->type->remove_safely(export, &err) < 0)
+        export_keep(export, &err);
+}
+
 void export_del(struct export_set *set, const char *id, enum block_export_remove_mode mode, struct qmp_reply *reply)
 {
     struct export *export = find(set, id);
@@ -519,13 +565,15 @@ void export_del(struct export_set *set, const char *id, enum block_export_remove
         qmp_reply_error(reply, &err);
         return;
     }
-    if (export->type->clients(export) > 0 || export->del_reply != NULL) { /* hard */
+    if (export->del_reply != NULL || (mode == BLOCK_EXPORT_REMOVE_HARD && export->type->clients(export) > 0)) {
         export_drain(export);
         qmp_reply_ok(reply, NULL);
         return;
     }
     export->del_reply = reply;
-    if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->unsettled != NULL)
+    if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->remove_safely != NULL)
+        try_to_remove(export);
+    else if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->unsettled != NULL)
         start_to_settle(export);
     else
         export_drain(export);

@@ -33,8 +33,8 @@ struct export_type {
      */
     int (*prepare)(struct export *export, const struct block_export_options *options, struct error *err);
     /*
-     * The worker is READY; -errno ends the export with an error for the client. May send messages to the worker. NULL:
-     * nothing to do.
+     * The worker is READY; -errno ends the export with an error for the client. May send messages to the worker. With
+     * EXPORT_STARTS_LATER the client has to wait until export_started(). NULL: nothing to do.
      */
     int (*running)(struct export *export, struct error *err);
     /* A status record that only this type knows; -errno: the worker broke protocol. NULL: there is none. */
@@ -48,14 +48,27 @@ struct export_type {
      * waits a moment. NULL: cannot be.
      */
     bool (*unsettled)(const struct export *export);
+    /*
+     * mode=safe, when only a try can tell whether somebody uses it: 0 if that is under way; export_drain() or
+     * export_keep() ends it. NULL: clients() tells.
+     */
+    int (*remove_safely)(struct export *export, struct error *err);
     /* No new client from now on; called once if prepare() succeeded, before free(). NULL: nothing to do. */
     void (*close)(struct export *export);
+    /*
+     * Whether something that has to end before the export does is still under way, after close(); export_closed() follows
+     * then. The worker is drained only after that. NULL: no.
+     */
+    bool (*closing)(const struct export *export);
     /* Its worker is gone, or never was. */
     void (*free)(struct export *export);
 };
 
+#define EXPORT_STARTS_LATER 1
+
 extern const struct export_type export_type_nbd;
 extern const struct export_type export_type_vhost_user_blk;
+extern const struct export_type export_type_fuse;
 
 extern const struct export_type *const export_types[];
 extern const unsigned export_type_count;
@@ -78,7 +91,7 @@ struct export {
     uint64_t poll_max_ns;
     bool closed; /* type->close() has been called */
     enum export_state state;
-    struct worker_handle *worker;   /* NULL only while it is made */
+    struct worker_handle *worker;   /* NULL while it is made, and when it is gone */
     struct qmp_reply *add_reply;    /* owed while creating */
     struct qmp_reply *del_reply;    /* owed while draining, if a client waits for the end; or while unsettled */
     struct event *settle_timer;     /* NULL unless it was needed */
@@ -102,11 +115,23 @@ void export_del(struct export_set *set, const char *id, enum block_export_remove
 void export_set_remove_all(struct export_set *set, enum block_export_type type, void (*done)(void *opaque),
                            void *opaque);
 
-/* The image of node has been resized: tell the workers of all exports that stand on it, and their types. */
-void export_set_node_resized(struct export_set *set, const struct graph_node *node);
+/*
+ * The image of node has been resized: tell the workers of all exports that stand on it, and their types; but not by, whose
+ * worker did it (NULL: nobody's).
+ */
+void export_set_node_resized(struct export_set *set, const struct graph_node *node, const struct export *by);
 
 /* For type->running() and the like: end this export, whose clients lose their connection. */
 void export_drain(struct export *export);
+
+/* What running() put off has come to its end: the export serves (err is NULL), or could not start. */
+void export_started(struct export *export, const struct error *err);
+
+/* What close() began is through. The export may be gone when this returns. */
+void export_closed(struct export *export);
+
+/* What remove_safely() began has found it in use: it goes on, and whoever wanted it removed hears why. */
+void export_keep(struct export *export, const struct error *err);
 
 struct export *export_set_first(const struct export_set *set);
 struct export *export_next(const struct export *export);

@@ -53,7 +53,7 @@ void qmp_run_block_resize(struct monitor *monitor, const void *args, struct qmp_
     if (r == 0)
         r = graph_node_resize(node, resize->size, &err);
     if (r == 0)
-        export_set_node_resized(monitor->exports, node);
+        export_set_node_resized(monitor->exports, node, NULL);
     answer(reply, r, &err);
 }
 

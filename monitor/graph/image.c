@@ -230,13 +230,16 @@ static int set_locks(struct image *image, unsigned users, unsigned writers, stru
         uses |= IMAGE_LOCK_WRITE;
         unshared |= IMAGE_LOCK_WRITE;
     }
+    if (image->resizers > 0)
+        uses |= IMAGE_LOCK_RESIZE;
     return image_lock_set(&image->lock, image->fd, uses, unshared, err);
 }
 
 int image_use(struct image *image, bool writable, struct error *err)
 {
-    int r = set_locks(image, image->users + 1, image->writers + writable, err);
+    int r;
 
+    r = set_locks(image, image->users + 1, image->writers + writable, err);
     if (r < 0) {
         error_prepend(err, "'%s'", image->filename);
         return r;
@@ -250,6 +253,25 @@ void image_unuse(struct image *image, bool writable)
 {
     image->users--;
     image->writers -= writable;
+    set_locks(image, image->users, image->writers, NULL);
+}
+
+int image_begin_resize(struct image *image, struct error *err)
+{
+    int r;
+
+    image->resizers++;
+    r = set_locks(image, image->users, image->writers, err);
+    if (r < 0) {
+        image->resizers--;
+        error_prepend(err, "'%s'", image->filename);
+    }
+    return r;
+}
+
+void image_end_resize(struct image *image)
+{
+    image->resizers--;
     set_locks(image, image->users, image->writers, NULL);
 }
 

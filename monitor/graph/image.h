@@ -33,6 +33,7 @@ struct image {
     struct image_lock lock;
     unsigned users;   /* exports that make use of it */
     unsigned writers; /* those of them that write */
+    unsigned resizers; /* exports whose worker may change its size now */
 };
 
 /* 0 or -errno. On success the caller ends with image_close(). */
@@ -57,6 +58,13 @@ bool image_allocated(const struct image *image, uint64_t *ret_bytes);
  */
 int image_use(struct image *image, bool writable, struct error *err);
 void image_unuse(struct image *image, bool writable);
+
+/*
+ * The worker of an export that makes use of the image may change its size, until the end. 0, -EAGAIN if another program
+ * relies on the size, or another -errno.
+ */
+int image_begin_resize(struct image *image, struct error *err);
+void image_end_resize(struct image *image);
 
 /*
  * A descriptor for a worker: of a description of its own, which can do no more than it needs. The caller owns it. 0 or

@@ -286,6 +286,20 @@ void graph_node_unuse(struct graph_node *node, bool writable)
     graph_node_unref(node);
 }
 
+int graph_node_begin_resize(struct graph_node *node, struct error *err)
+{
+    struct image *image = graph_node_image(node);
+
+    if (image == NULL)
+        return error_set(err, -ENOTSUP, "node '%s' has no image whose size could be changed", node->name);
+    return image_begin_resize(image, err);
+}
+
+void graph_node_end_resize(struct graph_node *node)
+{
+    image_end_resize(graph_node_image(node));
+}
+
 /* ---- What BOOT says of a tree ---- */
 
 static uint32_t row_flags(const struct graph_node *node, bool writable)

@@ -101,6 +101,13 @@ int graph_node_use(struct graph_node *node, bool writable, struct error *err);
 void graph_node_unuse(struct graph_node *node, bool writable);
 
 /*
+ * The worker of an export that makes use of a node may change its size until graph_node_end_resize(). 0, -ENOTSUP (it has
+ * no image), -EAGAIN (another program relies on the size), other -errno.
+ */
+int graph_node_begin_resize(struct graph_node *node, struct error *err);
+void graph_node_end_resize(struct graph_node *node);
+
+/*
  * Fill in what BOOT says of nodes: rows, counts, engine; children before parents. Descriptors of the images are opened
  * anew, for reading only unless writable; the caller owns ret_fds[0..boot->image_fd_count). 0 or -errno.
  */

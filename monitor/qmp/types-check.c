@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 #include "common/ipc/ipc-protocol.h"
@@ -200,11 +201,23 @@ static int check_export_vhost_user_blk(const struct block_export_options *option
     return 0;
 }
 
+static int check_export_fuse(const struct block_export_options *options, struct error *err)
+{
+    const char *mountpoint = options->fuse.mountpoint;
+
+    if (mountpoint[0] == '\0')
+        return error_set(err, -EINVAL, "member 'mountpoint' must not be empty");
+    if (strlen(mountpoint) >= PATH_MAX)
+        return error_set(err, -EINVAL, "member 'mountpoint' must be at most %d bytes", PATH_MAX - 1);
+    return 0;
+}
+
 int block_export_options_check(const struct block_export_options *options, struct error *err)
 {
     static int (*const by_type[BLOCK_EXPORT_TYPE_MAX])(const struct block_export_options *, struct error *) = {
         [BLOCK_EXPORT_TYPE_NBD] = check_export_nbd,
         [BLOCK_EXPORT_TYPE_VHOST_USER_BLK] = check_export_vhost_user_blk,
+        [BLOCK_EXPORT_TYPE_FUSE] = check_export_fuse,
     };
     const struct refusal rows[] = {
         { options->iothread != NULL, "iothread", "there are no iothread objects, each export has its own threads" },

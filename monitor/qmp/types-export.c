@@ -33,6 +33,7 @@ const struct schema_type schema_nbd_server_start_args = SCHEMA_TYPE_STRUCT(
 static const struct schema_value export_type_values[] = {
     [BLOCK_EXPORT_TYPE_NBD] = { "nbd", "Through the NBD server." },
     [BLOCK_EXPORT_TYPE_VHOST_USER_BLK] = { "vhost-user-blk", "To a virtual machine, as a vhost-user back-end." },
+    [BLOCK_EXPORT_TYPE_FUSE] = { "fuse", "As a regular file, mounted on another one." },
 };
 const struct schema_type schema_block_export_type =
     SCHEMA_TYPE_ENUM("BlockExportType", export_type_values, "Kinds of exports.");
@@ -82,6 +83,25 @@ static const struct schema_type schema_export_vhost_user_blk =
     SCHEMA_TYPE_STRUCT(struct block_export_options_vhost_user_blk, "BlockExportOptionsVhostUserBlk",
                        export_vhost_user_blk_members, "Options of vhost-user-blk exports.");
 
+static const struct schema_value fuse_allow_other_values[] = {
+    [FUSE_ALLOW_OTHER_OFF] = { "off", "Only the account that bulkhead runs as." },
+    [FUSE_ALLOW_OTHER_ON] = { "on", "Everybody whom the file's mode lets; /etc/fuse.conf must have user_allow_other." },
+    [FUSE_ALLOW_OTHER_AUTO] = { "auto", "on where the host allows it, else off." },
+};
+static const struct schema_type schema_fuse_allow_other =
+    SCHEMA_TYPE_ENUM("FuseExportAllowOther", fuse_allow_other_values, "Who may use the mounted file.");
+
+static const struct schema_member export_fuse_members[] = {
+    SCHEMA_MEMBER(struct block_export_options_fuse, mountpoint, "mountpoint", schema_str,
+                  "Path of a regular file, which the export hides while it is there."),
+    SCHEMA_MEMBER_DEF(struct block_export_options_fuse, growable, "growable", schema_bool, "off",
+                      "Whether writes beyond the end make the image larger."),
+    SCHEMA_MEMBER_DEF(struct block_export_options_fuse, allow_other, "allow-other", schema_fuse_allow_other, "auto",
+                      "Who may use the file."),
+};
+static const struct schema_type schema_export_fuse = SCHEMA_TYPE_STRUCT(
+    struct block_export_options_fuse, "BlockExportOptionsFuse", export_fuse_members, "Options of FUSE exports.");
+
 static const struct schema_member export_options_members[] = {
     SCHEMA_MEMBER(struct block_export_options, type, "type", schema_block_export_type, "The kind of export."),
     SCHEMA_MEMBER(struct block_export_options, id, "id", schema_str, "The export's name for commands and events."),
@@ -98,6 +118,7 @@ static const struct schema_variant export_options_variants[] = {
     [BLOCK_EXPORT_TYPE_NBD] = { &schema_export_nbd, offsetof(struct block_export_options, nbd) },
     [BLOCK_EXPORT_TYPE_VHOST_USER_BLK] = { &schema_export_vhost_user_blk,
                                            offsetof(struct block_export_options, vhost_user_blk) },
+    [BLOCK_EXPORT_TYPE_FUSE] = { &schema_export_fuse, offsetof(struct block_export_options, fuse) },
 };
 const struct schema_type schema_block_export_options =
     SCHEMA_TYPE_UNION(struct block_export_options, "BlockExportOptions", type, export_options_members,

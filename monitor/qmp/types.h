@@ -340,7 +340,12 @@ struct nbd_server_options {
 extern const struct schema_type schema_nbd_server_options;    /* --nbd-server: addr is a SocketAddress */
 extern const struct schema_type schema_nbd_server_start_args; /* nbd-server-start: a SocketAddressLegacy */
 
-enum block_export_type { BLOCK_EXPORT_TYPE_NBD, BLOCK_EXPORT_TYPE_VHOST_USER_BLK, BLOCK_EXPORT_TYPE_MAX };
+enum block_export_type {
+    BLOCK_EXPORT_TYPE_NBD,
+    BLOCK_EXPORT_TYPE_VHOST_USER_BLK,
+    BLOCK_EXPORT_TYPE_FUSE,
+    BLOCK_EXPORT_TYPE_MAX
+};
 extern const struct schema_type schema_block_export_type;
 
 enum block_dirty_bitmap_ref_branch { BLOCK_DIRTY_BITMAP_LOCAL, BLOCK_DIRTY_BITMAP_EXTERNAL };
@@ -373,6 +378,15 @@ struct block_export_options_vhost_user_blk {
     uint64_t poll_max_ns;        /* default 0: no polling */
 };
 
+/* FuseExportAllowOther */
+enum fuse_allow_other { FUSE_ALLOW_OTHER_OFF, FUSE_ALLOW_OTHER_ON, FUSE_ALLOW_OTHER_AUTO };
+
+struct block_export_options_fuse {
+    const char *mountpoint;
+    bool growable;
+    enum fuse_allow_other allow_other; /* default auto */
+};
+
 struct block_export_options {
     enum block_export_type type;
     const char *id;
@@ -384,6 +398,7 @@ struct block_export_options {
     union {
         struct block_export_options_nbd nbd;
         struct block_export_options_vhost_user_blk vhost_user_blk;
+        struct block_export_options_fuse fuse;
     };
 };
 extern const struct schema_type schema_block_export_options;

@@ -26,6 +26,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <syslog.h>
 
 #include "monitor/mounter/fusermount.h"
 #include "monitor/mounter/mount-point.h"
@@ -382,6 +383,7 @@ static void serve(struct mounter *mounter)
     }
 }
 
+/* The monitor is gone, so what cannot be unmounted is for the system's log. */
 static void unmount_all(struct mounter *mounter)
 {
     struct error err;
@@ -390,7 +392,7 @@ static void unmount_all(struct mounter *mounter)
         struct mount *m = mounter->mounts;
 
         if (unmount_id(m->mount_id, m->dev, true, &err) < 0)
-            dprintf(2, "bulkhead-mounter: %s\n", err.text);
+            syslog(LOG_ERR, "%s", err.text);
         mounter->mounts = m->next;
         free(m);
     }
@@ -408,7 +410,8 @@ static int confine(void)
         signal(ignored[i], SIG_IGN);
     /* Out of the reach of a terminal's ^C, and of a signal to the monitor's process group. */
     setsid();
-    if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(null_fd, 1) < 0)
+    /* Nobody who waits for the end of the monitor's output shall wait for this process. */
+    if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(null_fd, 1) < 0 || dup2(null_fd, 2) < 0)
         return -errno;
     close_fd(&null_fd);
     syscall(SYS_close_range, CONTROL_FD + 1, ~0u, 0);
@@ -431,6 +434,7 @@ int main(int argc, char **argv)
         dprintf(2, "bulkhead-mounter: this is a part of bulkhead, which starts it by itself\n");
         return 1;
     }
+    openlog("bulkhead-mounter", LOG_PID, LOG_DAEMON);
     fcntl(CONTROL_FD, F_SETFD, FD_CLOEXEC);
     if (confine() < 0) {
         dprintf(2, "bulkhead-mounter: cannot confine itself: %s\n", strerror(errno));

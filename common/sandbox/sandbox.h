@@ -61,8 +61,8 @@ void sandbox_apply_developer_aids(struct sandbox *sandbox);
 int sandbox_lock_monitor(struct error *err);
 
 /*
- * Have a trapped system call (SANDBOX_TRAP) and abort() reported as status records on status_fd before the process
- * dies. Installs handlers of SIGSYS and SIGABRT; call before sandbox_lock().
+ * Have a trapped system call (SANDBOX_TRAP), abort() and a crash reported as status records on status_fd before the
+ * process dies. Installs signal handlers, which no role may do later; call before sandbox_lock().
  */
 int sandbox_report_traps(int status_fd, struct error *err);
 

@@ -16,7 +16,7 @@ from .qmp import Qmp, QmpClosed
 ACCOUNT = "bulkhead"
 LOG_BAD = re.compile(r"ERROR: \w+Sanitizer|runtime error:|SUMMARY: \w+Sanitizer|AddressSanitizer:DEADLYSIGNAL"
                      r"|Assertion .* failed|\*\*\* stack smashing")
-LOG_DEATH = re.compile(r"killed by signal|blocked system call|broke (the )?protocol|protocol error")
+LOG_DEATH = re.compile(r"killed by signal|its sandbox killed it|crashed with signal|abort\(\)|broke the protocol")
 
 
 def option(value):

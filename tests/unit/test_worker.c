@@ -349,6 +349,7 @@ static void test_crash_while_starting_is_a_failed_start(void **state)
     assert_non_null(strstr(f->failure.text, "ended while it started"));
 #ifndef WITH_SANITIZERS
     assert_ended(f, -1, SIGSEGV, "signal 11 (Segmentation fault)");
+    assert_non_null(strstr(last_log, "crashed with signal 11 at offset 0x"));
 #else
     wait_for(f, &f->gone);
 #endif
@@ -364,6 +365,23 @@ static void test_kill_9_is_seen(void **state)
     assert_ended(f, -1, SIGKILL, "signal 9 (Killed)");
     assert_false(f->exit.expected);
 }
+
+#ifndef WITH_SANITIZERS
+/* It is the init of its pid namespace, which signals without a handler do not reach. */
+static void test_a_fatal_signal_from_outside_is_fatal(void **state)
+{
+    static const int fatal[] = { SIGSEGV, SIGABRT };
+    struct fixture *f = *state;
+
+    start_and_wait(f, "ok");
+    kill(worker_get_pid(f->worker), fatal[0]);
+    assert_ended(f, -1, SIGSEGV, "signal 11 (Segmentation fault)");
+    *f = (struct fixture){ .base = f->base, .set = f->set };
+    start_and_wait(f, "ok");
+    kill(worker_get_pid(f->worker), fatal[1]);
+    assert_ended(f, 128 + SIGABRT, 0, "abort()");
+}
+#endif
 
 static void test_signals_of_a_terminal_are_not_for_workers(void **state)
 {
@@ -600,6 +618,9 @@ int main(void)
         WORKER_TEST(test_failed_start_is_told_once_and_printable),
         WORKER_TEST(test_crash_while_starting_is_a_failed_start),
         WORKER_TEST(test_kill_9_is_seen),
+#ifndef WITH_SANITIZERS
+        WORKER_TEST(test_a_fatal_signal_from_outside_is_fatal),
+#endif
         WORKER_TEST(test_signals_of_a_terminal_are_not_for_workers),
         WORKER_TEST(test_exit_status_is_told),
         WORKER_TEST(test_abort_is_told),

@@ -102,7 +102,7 @@ def shm(request):
 
 @pytest.fixture
 def build(request):
-    return pathlib.Path(request.config.getoption("build"))
+    return pathlib.Path(request.config.getoption("build")).resolve()
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def new_server(request, tmp):
         directory.mkdir()
         give_to_account(directory)
         kwargs.setdefault("kind", kind)
-        server = Server(build=request.config.getoption("build"), directory=directory,
+        server = Server(build=pathlib.Path(request.config.getoption("build")).resolve(), directory=directory,
                         engine=request.config.getoption("engine"), **kwargs)
         request.node.servers.append(server)
         return server

@@ -114,6 +114,7 @@ struct nbd_server {
     struct event *accept_events[SOCKET_LISTENERS_MAX];
     bool accepting;
     struct event *rest_timer; /* pending: not accepting, because descriptors ran out */
+    struct event *full_timer; /* pending: not accepting, in the hope that a client leaves */
     uint32_t max_connections; /* 0: no limit */
     unsigned connections;     /* in handshake and established */
     uint64_t next_client_id;

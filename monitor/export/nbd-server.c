@@ -14,6 +14,8 @@
 
 #define ACCEPT_BATCH  16  /* clients per event, so that nobody else waits long */
 #define REST_MS       200 /* when descriptors or memory have run out */
+#define FULL_WAIT_MS  500 /* for a client over the limit, before it is turned away */
+#define FULL_BATCH    128 /* of them at a time: the backlog */
 #define LOG_LINES_MAX 50
 #define LOG_WINDOW_NS UINT64_C(10000000000)
 
@@ -43,7 +45,7 @@ bool nbd_may_log(struct nbd_server *server)
 static bool may_accept(const struct nbd_server *server)
 {
     return server->state == NBD_SERVER_RUNNING && negotiator_available(&server->pool) &&
-           !evtimer_pending(server->rest_timer, NULL);
+           !evtimer_pending(server->rest_timer, NULL) && !evtimer_pending(server->full_timer, NULL);
 }
 
 void nbd_server_update_accepting(struct nbd_server *server)
@@ -106,21 +108,53 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
     return client;
 }
 
-/* A client over the limit learns at once that there is no place for it. Owns fd. */
-static bool turn_away(struct nbd_server *server, int fd)
+/* ---- max-connections ---- */
+
+static bool is_full(const struct nbd_server *server)
+{
+    return server->max_connections != 0 && server->connections >= server->max_connections;
+}
+
+/* A client that comes right after another one left gets the place that is about to become free. */
+static void wait_for_a_place(struct nbd_server *server)
+{
+    const struct timeval tv = { .tv_usec = FULL_WAIT_MS * 1000 };
+
+    evtimer_add(server->full_timer, &tv);
+    nbd_server_update_accepting(server);
+}
+
+/* Nobody is left waiting for longer than that: a connection that is closed says more than one that is not served. */
+static void turn_away(struct nbd_server *server, int listen_fd)
 {
     char peer[NBD_PEER_MAX];
 
-    if (server->max_connections == 0 || server->connections < server->max_connections)
-        return false;
-    if (nbd_may_log(server)) {
-        socket_peer_name(fd, peer, sizeof(peer));
-        log_warning("NBD client (%s) turned away: %u are connected, which is max-connections", peer,
-                    server->connections);
+    for (unsigned i = 0; i < FULL_BATCH; i++) {
+        int fd = socket_accept(&server->listeners, listen_fd);
+
+        if (fd == -EAGAIN)
+            break;
+        if (fd < 0)
+            continue;
+        if (nbd_may_log(server)) {
+            socket_peer_name(fd, peer, sizeof(peer));
+            log_warning("NBD client (%s) turned away: %u are connected, which is max-connections", peer,
+                        server->connections);
+        }
+        close(fd);
     }
-    close(fd);
-    return true;
 }
+
+static void still_full(evutil_socket_t fd, short what, void *arg)
+{
+    struct nbd_server *server = arg;
+
+    for (unsigned i = 0; is_full(server) && i < server->listeners.count; i++)
+        turn_away(server, server->listeners.fds[i]);
+    nbd_server_update_accepting(server);
+}
+
+/* ---- Taking clients ---- */
 
 /* Owns fd. */
 static void take_client(struct nbd_server *server, int fd)
@@ -150,13 +184,18 @@ static void accept_ready(evutil_socket_t listen_fd, short what, void *arg)
     struct nbd_server *server = arg;
 
     for (unsigned i = 0; i < ACCEPT_BATCH && may_accept(server); i++) {
-        int fd = socket_accept(&server->listeners, (int)listen_fd);
+        int fd;
 
+        if (is_full(server)) {
+            wait_for_a_place(server);
+            return;
+        }
+        fd = socket_accept(&server->listeners, (int)listen_fd);
         if (fd == -EAGAIN)
             break;
         if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM)
             rest(server, "cannot accept a client", fd);
-        if (fd >= 0 && !turn_away(server, fd))
+        if (fd >= 0)
             take_client(server, fd);
     }
     nbd_server_update_accepting(server);
@@ -182,6 +221,7 @@ void nbd_client_end(struct nbd_client *client, const char *reason)
         TAILQ_REMOVE(&server->handshaking, client, link);
     }
     server->connections--;
+    evtimer_del(server->full_timer);
     close_fd(&client->fd);
     free(client);
     if (negotiator != NULL)
@@ -264,7 +304,8 @@ int nbd_server_new(struct monitor *monitor, struct nbd_server **ret_server, stru
     TAILQ_INIT(&server->exports);
     r = negotiator_pool_init(&server->pool, server, err);
     server->rest_timer = evtimer_new(monitor->base, rest_is_over, server);
-    if (r == 0 && server->rest_timer == NULL)
+    server->full_timer = evtimer_new(monitor->base, still_full, server);
+    if (r == 0 && (server->rest_timer == NULL || server->full_timer == NULL))
         r = error_set(err, -ENOMEM, "out of memory");
     if (r < 0) {
         nbd_server_free(server);
@@ -312,6 +353,8 @@ void nbd_server_free(struct nbd_server *server)
     negotiator_pool_done(&server->pool);
     if (server->rest_timer != NULL)
         event_free(server->rest_timer);
+    if (server->full_timer != NULL)
+        event_free(server->full_timer);
     close_fd(&server->directory_fd);
     free(server);
 }
@@ -380,6 +423,7 @@ void nbd_server_close(struct nbd_server *server)
     drop_handshaking(server);
     negotiator_pool_stop(&server->pool);
     evtimer_del(server->rest_timer);
+    evtimer_del(server->full_timer);
     if (server->state != NBD_SERVER_STOPPING)
         server->state = NBD_SERVER_STOPPED;
     fail_reply(&server->start_reply, &err);

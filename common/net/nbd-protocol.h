@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The NBD protocol on the wire (NetworkBlockDevice/nbd, doc/proto.md), in the specification's spelling. Section names in
- * quotes are that document's. All numbers are big-endian; structs are packed and only ever read or written through
+ * The NBD protocol on the wire (NetworkBlockDevice/nbd, doc/proto.md), in the specification's spelling. Section names
+ * in quotes are that document's. All numbers are big-endian; structs are packed and only ever read or written through
  * memcpy, a cursor or a buffer that this project aligned itself.
  */
 #ifndef BULKHEAD_NET_NBD_PROTOCOL_H

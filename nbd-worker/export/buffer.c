@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Buffers come from mmap or, if small, from malloc: a cached buffer has its pages already, which is what makes reuse pay
- * (a fresh 1 MiB costs 256 page faults).
+ * Buffers come from mmap or, if small, from malloc: a cached buffer has its pages already, which is what makes reuse
+ * pay (a fresh 1 MiB costs 256 page faults).
  */
 #include "nbd-worker/export/buffer.h"
 

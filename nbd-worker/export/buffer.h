@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Buffers of one I/O thread: powers of two from 4 KiB to 32 MiB, aligned for direct I/O, kept for reuse up to a bound. No
- * lock: a cache belongs to one thread.
+ * Buffers of one I/O thread: powers of two from 4 KiB to 32 MiB, aligned for direct I/O, kept for reuse up to a bound.
+ * No lock: a cache belongs to one thread.
  */
 #ifndef BULKHEAD_NBD_WORKER_EXPORT_BUFFER_H
 #define BULKHEAD_NBD_WORKER_EXPORT_BUFFER_H

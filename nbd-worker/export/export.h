@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The transmission phase of one export. Clients are spread over I/O threads; a client belongs to its thread for life, and
- * all that is not marked otherwise is touched by that thread only.
+ * The transmission phase of one export. Clients are spread over I/O threads; a client belongs to its thread for life,
+ * and all that is not marked otherwise is touched by that thread only.
  *
  * A turn of a client: one recv takes what has arrived into the thread's receive buffer; the requests in it are executed
  * one after the other; replies collect in the thread's send buffer and leave with one send at the end of the turn, or
@@ -24,7 +24,7 @@
 #include "nbd-worker/export/request.h"
 
 #define NBD_CLIENT_SLOTS_MAX   256u
-/* In buffers of slots: the largest write has room while some replies wait, else a client that first writes would hang. */
+/* In buffers of slots: the largest write has room while replies wait, else a client that writes first would hang. */
 #define NBD_CLIENT_BYTES_MAX   (NBD_MAX_PAYLOAD + (8u << 20))
 #define NBD_TURN_REQUESTS_MAX  512u            /* of one client, then the others of its thread have theirs */
 #define NBD_RECEIVE_BYTES      (256u << 10)    /* the receive buffer of a thread */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What goes to a client: slots with finished replies, in a list, and after them whatever the current turn has collected
- * in the thread's send buffer. A socket that is full never waits for: the rest becomes a slot of its own, and the client
- * goes on when the socket has room.
+ * in the thread's send buffer. A full socket is never waited for: the rest becomes a slot of its own, and the
+ * client goes on when the socket has room.
  */
 #include <errno.h>
 #include <sys/sendfile.h>

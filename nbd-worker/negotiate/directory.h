@@ -21,7 +21,7 @@ struct nbd_directory_view {
 int nbd_directory_map(int fd, struct nbd_directory_view *ret_view, struct error *err);
 void nbd_directory_unmap(struct nbd_directory_view *view);
 
-/* Whether data[0..len_bytes) is a well-formed directory. Pure. 0 or -EINVAL; err says what is wrong with which entry. */
+/* Whether data[0..len_bytes) is a well-formed directory. Pure. 0 or -EINVAL; err names the entry at fault. */
 int nbd_directory_check(const void *data, size_t len_bytes, struct error *err);
 
 /* The export of that name (not NUL-terminated; "" is the default export), or NULL. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The options that a client may send (NBD proto.md, "Option types"), as a table that the handshake walks. Each has three
- * functions: parse takes the data apart (pure), check holds the result against what is negotiated and what exists, handle
- * acts and replies.
+ * The options that a client may send (NBD proto.md, "Option types"), as a table that the handshake walks. Each has
+ * three functions: parse takes the data apart (pure), check holds the result against what is negotiated and what
+ * exists, handle acts and replies.
  */
 #ifndef BULKHEAD_NBD_WORKER_NEGOTIATE_OPTIONS_H
 #define BULKHEAD_NBD_WORKER_NEGOTIATE_OPTIONS_H

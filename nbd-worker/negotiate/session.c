@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Moves bytes between the client's socket and the handshake. Receives exactly what the handshake wants: what comes after
- * it belongs to the export's worker, which gets a descriptor of the same socket.
+ * Moves bytes between the client's socket and the handshake. Receives exactly what the handshake wants: what comes
+ * after it belongs to the export's worker, which gets a descriptor of the same socket.
  */
 #include "nbd-worker/negotiate/session.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The I/O around a handshake: one client socket, one timer, on the control loop. When it is over the owner is told once:
- * the client is negotiated, or it is gone and why.
+ * The I/O around a handshake: one client socket, one timer, on the control loop. When it is over the owner is told
+ * once: the client is negotiated, or it is gone and why.
  */
 #ifndef BULKHEAD_NBD_WORKER_NEGOTIATE_SESSION_H
 #define BULKHEAD_NBD_WORKER_NEGOTIATE_SESSION_H
@@ -21,8 +21,8 @@ struct session {
 };
 
 /*
- * Start with a non-blocking client socket, of which the session takes ownership. max_ms: how long the client may take; 0: as
- * long as it likes. directory moves into the session. 0 or -errno, and then nothing was taken.
+ * Start with a non-blocking client socket, of which the session takes ownership. max_ms: how long the client may take;
+ * 0: as long as it likes. directory moves into the session. 0 or -errno, and then nothing was taken.
  */
 int session_start(struct session *session, struct io_loop *loop, int *client_fd, struct nbd_directory_view *directory,
                   uint64_t client_id, uint32_t max_ms, void (*over)(struct session *, const struct ipc_status *));

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A lean NBD load generator: one thread per connection, many requests per send, many replies per recv, nothing copied or
- * checked beyond what tells one reply from the next. Reports requests per second and, given the pid of a server, the CPU
- * time that its process tree spent per request (utime + stime of /proc/PID/stat, before and after).
+ * A lean NBD load generator: one thread per connection, many requests per send, many replies per recv, nothing copied
+ * or checked beyond what tells one reply from the next. Reports requests per second and, given the pid of a server, the
+ * CPU time that its process tree spent per request (utime + stime of /proc/PID/stat, before and after).
  *
- *     nbd-load --unix /run/nbd --export disk --op randread --bytes 4096 --depth 32 --connections 1 --seconds 3 --pid 123
+ *     nbd-load --unix /run/nbd --export disk --op randread --bytes 4096 --depth 32 --connections 1 --seconds 3 --pid
+ * 123
  *
  * Prints one line of JSON.
  */

@@ -244,7 +244,7 @@ def arguments():
                         help="the first one is compared to the others")
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME",
                         help="; ".join(CASES))
-    parser.add_argument("--tcp", action="store_true", help="over TCP on the loopback interface instead of a unix socket")
+    parser.add_argument("--tcp", action="store_true", help="over TCP on the loopback interface")
     parser.add_argument("--json", type=pathlib.Path, help="write all samples there")
     return parser.parse_args()
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Option haggling with whatever a client may say. The first byte of the input says how finely it arrives. Whatever comes:
- * the handshake never wants more than it has room for, offers nothing to read while it has something to send, and ends.
+ * Option haggling with whatever a client may say. The first byte of the input says how finely it arrives. Whatever
+ * comes: the handshake never wants more than it has room for, offers nothing to read while it has something to send,
+ * and ends.
  */
 #include <assert.h>
 

@@ -116,7 +116,7 @@ static int teardown(void **state)
 
 static struct peer *peer_join(unsigned id, uint32_t flags, uint32_t contexts)
 {
-    struct ipc_nbd_negotiated negotiated = { .client_id = id, .export_serial = 1, .flags = flags, .contexts = contexts };
+    struct ipc_nbd_negotiated negotiated = { .client_id = id, .flags = flags, .contexts = contexts };
     struct peer *peer = &fx->peers[id];
     int pair[2];
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The two NBD workers as real processes in their sandboxes, driven the way the monitor does: a negotiator takes a client
- * through the handshake, the export worker gets its socket, every command runs once. A system call that the sandbox
- * does not know kills a worker and fails the test. Once per engine, and on a file system in memory and on disk.
+ * The two NBD workers as real processes in their sandboxes, driven the way the monitor does: a negotiator takes a
+ * client through the handshake, the export worker gets its socket, every command runs once. A system call that the
+ * sandbox does not know kills a worker and fails the test. Once per engine, and on a file system in memory and on disk.
  */
 #include "tests/unit/unit.h"
 

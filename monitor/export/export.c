@@ -499,7 +499,7 @@ static int check_del(const struct export *export, const char *id, enum block_exp
     if (export->state == EXPORT_DRAINING || (export->del_reply != NULL && mode == BLOCK_EXPORT_REMOVE_SAFE))
         return error_set(err, -EBUSY, "export '%s' is already shutting down", id);
     if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->remove_safely == NULL && export->type->clients(export) > 0)
-        return error_set(err, -EBUSY, "export '%s' is still in use, %u clients are connected (mode 'hard' drops them)",
+        return error_set(err, -EBUSY, "export '%s' is still in use, clients are connected: %u (mode 'hard' drops them)",
                          id, export->type->clients(export));
     return 0;
 }

@@ -10,10 +10,11 @@
 #include "common/base/log.h"
 #include "monitor/export/nbd-private.h"
 
-#define RETRY_MIN_MS 100
-#define RETRY_MAX_MS 10000
-#define GRACE_MS     1000 /* beyond the handshake's limit, which the negotiator itself keeps */
-#define EXIT_MAX_MS  1000 /* from its report to its end */
+#define RETRY_MIN_MS    100
+#define RETRY_MAX_MS    10000
+#define RETRY_DOUBLINGS 7
+#define GRACE_MS        1000 /* beyond the handshake's limit, which the negotiator itself keeps */
+#define EXIT_MAX_MS     1000 /* from its report to its end */
 
 enum negotiator_state { NEGOTIATOR_STARTING, NEGOTIATOR_IDLE, NEGOTIATOR_BUSY, NEGOTIATOR_ENDING };
 
@@ -89,8 +90,11 @@ static int negotiator_status(struct worker_handle *worker, const struct ipc_stat
         r = client_left(negotiator, &status->client_gone);
     else
         return -EPROTO;
-    if (r == 0) /* it works, whatever came before */
+    if (r == 0 && negotiator->pool->failures > 0) { /* it works, whatever came before */
         negotiator->pool->failures = 0;
+        evtimer_del(negotiator->pool->retry_timer);
+        refill(negotiator->pool);
+    }
     return r;
 }
 
@@ -181,12 +185,11 @@ static int spawn_one(struct negotiator_pool *pool, struct error *err)
 
 static void retry_later(struct negotiator_pool *pool)
 {
-    unsigned ms = RETRY_MAX_MS;
-    struct timeval tv;
+    /* The idle ones that died together count as one. */
+    unsigned rounds = pool->failures / NEGOTIATORS_IDLE;
+    unsigned ms = MIN(RETRY_MIN_MS << MIN(rounds, RETRY_DOUBLINGS), RETRY_MAX_MS);
+    const struct timeval tv = { .tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000 };
 
-    for (unsigned i = 0; i < 7 && pool->failures == i + 1; i++)
-        ms = RETRY_MIN_MS << i;
-    tv = (struct timeval){ .tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000 };
     evtimer_add(pool->retry_timer, &tv);
 }
 

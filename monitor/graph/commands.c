@@ -57,15 +57,14 @@ void qmp_run_block_resize(struct monitor *monitor, const void *args, struct qmp_
     answer(reply, r, &err);
 }
 
-static int fill_info(const struct graph_node *node, struct block_device_info *info, struct error *err)
+/* A device that is gone has no size; that must not hide the other nodes. */
+static void fill_info(const struct graph_node *node, struct block_device_info *info)
 {
     const struct image *image = graph_node_image(node);
     uint64_t allocated = 0;
-    uint64_t size;
-    int r = graph_node_size(node, &size, err);
+    uint64_t size = 0;
 
-    if (r < 0)
-        return r;
+    graph_node_size(node, &size, NULL);
     *info = (struct block_device_info){
         .file = image != NULL ? image->filename : "null-co://",
         .node_name = node->name,
@@ -80,7 +79,6 @@ static int fill_info(const struct graph_node *node, struct block_device_info *in
         .virtual_size = (int64_t)size,
     };
     info->image.actual_size = (int64_t)allocated;
-    return 0;
 }
 
 static size_t count_nodes(const struct graph *graph)
@@ -94,18 +92,14 @@ static size_t count_nodes(const struct graph *graph)
 
 void qmp_run_query_named_block_nodes(struct monitor *monitor, const void *args, struct qmp_reply *reply)
 {
-    struct block_device_info_list list = { 0 };
-    struct error err = { 0 };
-    int r = 0;
+    struct block_device_info_list list = { .items = calloc(count_nodes(monitor->graph) + 1, sizeof(*list.items)) };
 
-    list.items = calloc(count_nodes(monitor->graph) + 1, sizeof(*list.items));
-    if (list.items == NULL)
-        r = error_set(&err, -ENOMEM, "out of memory");
-    for (const struct graph_node *node = graph_first(monitor->graph); r == 0 && node != NULL; node = graph_next(node))
-        r = fill_info(node, &list.items[list.count++], &err);
-    if (r < 0)
-        qmp_reply_error(reply, &err);
-    else
-        qmp_reply_ok(reply, &list);
+    if (list.items == NULL) {
+        qmp_reply_error(reply, &(struct error){ .code = -ENOMEM, .text = "out of memory" });
+        return;
+    }
+    for (const struct graph_node *node = graph_first(monitor->graph); node != NULL; node = graph_next(node))
+        fill_info(node, &list.items[list.count++]);
+    qmp_reply_ok(reply, &list);
     free(list.items);
 }

@@ -198,8 +198,12 @@ int image_resize(struct image *image, uint64_t size_bytes, struct error *err)
     r = image_use(image, true, err);
     if (r < 0)
         return r;
-    if (ftruncate(image->fd, (off_t)size_bytes) < 0)
-        r = error_set(err, -errno, "cannot resize '%s': %s", image->filename, strerror(errno));
+    r = image_begin_resize(image, err);
+    if (r == 0) {
+        if (ftruncate(image->fd, (off_t)size_bytes) < 0)
+            r = error_set(err, -errno, "cannot resize '%s': %s", image->filename, strerror(errno));
+        image_end_resize(image);
+    }
     image_unuse(image, true);
     return r;
 }

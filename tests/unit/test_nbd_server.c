@@ -1,0 +1,1000 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The life of exports and the way of a client through the NBD server, with workers that the test plays: what the monitor
+ * sends is looked at, what workers report may be any lie. Sockets, memfds, locks and the event loop are real.
+ */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "common/ipc/channel.h"
+#include "monitor/export/export.h"
+#include "monitor/export/nbd-server.h"
+#include "monitor/graph/node.h"
+#include "monitor/monitor.h"
+#include "monitor/qmp/session.h"
+#include "nbd-worker/negotiate/directory.h"
+
+/* ---- Workers that the test plays ---- */
+
+#define WORKERS_MAX 64
+#define SENT_MAX    16
+
+struct sent {
+    enum ipc_type type;
+    union {
+        struct ipc_negotiate negotiate;
+        struct ipc_client client;
+        uint8_t bytes[256];
+    };
+    int fds[2];
+};
+
+struct worker_handle {
+    uint32_t role;
+    enum worker_state state;
+    const struct worker_ops *ops;
+    void *opaque;
+    struct ipc_boot boot;
+    struct ipc_status_ready ready;
+    struct worker_page page;
+    bool asked_to_go;
+    bool killed;
+    struct sent sent[SENT_MAX];
+    unsigned sent_count;
+};
+
+static struct worker_handle *workers[WORKERS_MAX];
+static unsigned worker_count; /* ever spawned */
+static int spawn_result;
+static int send_result;
+
+int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds,
+                 const struct worker_ops *ops, void *opaque, struct worker_handle **ret_worker, struct error *err)
+{
+    struct worker_handle *worker;
+
+    if (spawn_result < 0)
+        return error_set(err, spawn_result, "no process for you");
+    assert_true(worker_count < WORKERS_MAX);
+    worker = calloc(1, sizeof(*worker));
+    assert_non_null(worker);
+    worker->role = boot->role;
+    worker->ops = ops;
+    worker->opaque = opaque;
+    worker->boot = *boot;
+    workers[worker_count++] = worker;
+    *ret_worker = worker;
+    return 0;
+}
+
+int worker_send(struct worker_handle *worker, enum ipc_type type, void *message, size_t len_bytes, const int *fds,
+                unsigned fd_count)
+{
+    struct sent *sent = &worker->sent[worker->sent_count];
+    struct error err;
+
+    if (send_result < 0)
+        return send_result;
+    channel_fill_header(message, type, len_bytes, fd_count);
+    if (ipc_message_check(message, len_bytes, fd_count, worker->state, worker->role, NULL, &err) < 0)
+        fail_msg("the monitor sends what the catalogue refuses: %s", err.text);
+    assert_true(worker->sent_count < SENT_MAX && len_bytes <= sizeof(sent->bytes) && fd_count <= 2);
+    worker->sent_count++;
+    sent->type = type;
+    memcpy(sent->bytes, message, len_bytes);
+    for (unsigned i = 0; i < 2; i++)
+        sent->fds[i] = i < fd_count ? fcntl(fds[i], F_DUPFD_CLOEXEC, 0) : -1;
+    return 0;
+}
+
+void worker_drain(struct worker_handle *worker, unsigned timeout_ms)
+{
+    worker->asked_to_go = true;
+    if (worker->state < WORKER_DRAINING)
+        worker->state = WORKER_DRAINING;
+}
+
+void worker_kill(struct worker_handle *worker, const char *why)
+{
+    worker->asked_to_go = true;
+    worker->killed = true;
+}
+
+enum worker_state worker_get_state(const struct worker_handle *worker)
+{
+    return worker->state;
+}
+
+pid_t worker_get_pid(const struct worker_handle *worker)
+{
+    return 4711;
+}
+
+uint32_t worker_get_role(const struct worker_handle *worker)
+{
+    return worker->role;
+}
+
+const char *worker_get_role_name(const struct worker_handle *worker)
+{
+    return "played";
+}
+
+const struct ipc_status_ready *worker_get_ready(const struct worker_handle *worker)
+{
+    return &worker->ready;
+}
+
+const struct worker_page *worker_get_page(const struct worker_handle *worker)
+{
+    return &worker->page;
+}
+
+static void report_ready(struct worker_handle *worker)
+{
+    worker->state = WORKER_RUNNING;
+    worker->ready.size_bytes = 1 << 20;
+    worker->ready.min_block_bytes = 1;
+    worker->ops->ready(worker, &worker->ready, worker->opaque);
+}
+
+/* What the monitor says to it; one that is refused would be killed. */
+static int report(struct worker_handle *worker, struct ipc_status status)
+{
+    uint32_t seen = 0;
+    struct error err;
+
+    status.magic = IPC_MAGIC;
+    if (ipc_status_check(&status, worker->state, worker->role, &seen, &err) < 0)
+        fail_msg("the catalogue refuses it first: %s", err.text);
+    return worker->ops->status(worker, &status, worker->opaque);
+}
+
+static int report_negotiated(struct worker_handle *worker, uint64_t client, uint64_t serial, uint32_t flags,
+                             uint32_t contexts)
+{
+    return report(worker, (struct ipc_status){ .type = IPC_STATUS_NEGOTIATED,
+                                               .negotiated = { client, serial, flags, contexts } });
+}
+
+static int report_client_gone(struct worker_handle *worker, uint64_t client)
+{
+    return report(worker, (struct ipc_status){ .type = IPC_STATUS_CLIENT_GONE, .client_gone = { .client_id = client } });
+}
+
+static void forget(struct worker_handle *worker)
+{
+    for (unsigned i = 0; i < worker->sent_count; i++) {
+        close_fd(&worker->sent[i].fds[0]);
+        close_fd(&worker->sent[i].fds[1]);
+    }
+    for (unsigned i = 0; i < worker_count; i++) {
+        if (workers[i] == worker)
+            workers[i] = NULL;
+    }
+    free(worker);
+}
+
+static void report_gone(struct worker_handle *worker, int signal_number)
+{
+    struct worker_exit why = {
+        .expected = worker->asked_to_go, .exit_status = signal_number != 0 ? -1 : 0, .signal = signal_number
+    };
+
+    worker->state = WORKER_GONE;
+    snprintf(why.text, sizeof(why.text), "it was killed by signal %d", signal_number);
+    worker->ops->gone(worker, &why, worker->opaque);
+    forget(worker);
+}
+
+/* The newest worker of a role in a state, or NULL. */
+static struct worker_handle *find_worker(uint32_t role, enum worker_state state)
+{
+    for (unsigned i = worker_count; i-- > 0;) {
+        if (workers[i] != NULL && workers[i]->role == role && workers[i]->state == state)
+            return workers[i];
+    }
+    return NULL;
+}
+
+static unsigned count_workers(uint32_t role)
+{
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < worker_count; i++)
+        count += workers[i] != NULL && workers[i]->role == role;
+    return count;
+}
+
+/* The negotiator that has this client, or NULL. */
+static struct worker_handle *negotiator_of(uint64_t client)
+{
+    for (unsigned i = 0; i < worker_count; i++) {
+        if (workers[i] != NULL && workers[i]->role == IPC_ROLE_NBD_NEGOTIATOR && workers[i]->sent_count > 0 &&
+            workers[i]->sent[0].negotiate.client_id == client)
+            return workers[i];
+    }
+    return NULL;
+}
+
+/* ---- Events and replies ---- */
+
+static char events[512]; /* names of those that were sent, with what they are about */
+
+void __wrap_qmp_send_event(struct monitor *monitor, const char *name, const struct schema_type *type, const void *data);
+void __wrap_qmp_send_event(struct monitor *monitor, const char *name, const struct schema_type *type, const void *data)
+{
+    const char *id = strcmp(name, "BLOCK_EXPORT_DELETED") == 0
+                         ? ((const struct block_export_deleted *)data)->id
+                         : ((const struct worker_gone *)data)->export_id;
+    size_t len = strlen(events);
+
+    snprintf(events + len, sizeof(events) - len, "%s(%s) ", name, id != NULL ? id : "-");
+}
+
+struct answer {
+    unsigned count;
+    bool failed;
+    char text[ERROR_TEXT_MAX];
+};
+
+static void answered(const struct error *err, void *opaque)
+{
+    struct answer *answer = opaque;
+
+    answer->count++;
+    answer->failed = err != NULL;
+    snprintf(answer->text, sizeof(answer->text), "%s", err != NULL ? err->text : "");
+}
+
+static struct qmp_reply *reply_to(struct answer *answer)
+{
+    memset(answer, 0, sizeof(*answer));
+    return qmp_reply_new(answered, answer);
+}
+
+/* ---- The monitor ---- */
+
+static char folder[] = "/tmp/bulkhead-nbd-server-XXXXXX";
+static char socket_path[64];
+static char image_path[64];
+static struct monitor monitor;
+
+struct qmp *monitor_qmp(struct monitor *m)
+{
+    return NULL;
+}
+
+int monitor_check_running(const struct monitor *m, struct error *err)
+{
+    return 0;
+}
+
+static void turn(void)
+{
+    for (unsigned i = 0; i < 8; i++)
+        event_base_loop(monitor.base, EVLOOP_NONBLOCK);
+}
+
+static void turn_until(bool (*condition)(void))
+{
+    for (unsigned i = 0; i < 2000 && !condition(); i++) {
+        struct timeval tv = { .tv_usec = 1000 };
+
+        event_base_loopexit(monitor.base, &tv);
+        event_base_dispatch(monitor.base);
+    }
+    assert_true(condition());
+}
+
+static void start_server(uint32_t max_connections, struct answer *answer)
+{
+    struct nbd_server_options options = { .addr = { .type = SOCKET_ADDRESS_UNIX, .unix_ = { .path = socket_path } },
+                                          .max_connections = max_connections };
+
+    nbd_server_start(monitor.nbd_server, &options, SOCKET_FD_NAMED, reply_to(answer));
+}
+
+static void make_all_negotiators_ready(void)
+{
+    struct worker_handle *worker;
+
+    while ((worker = find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING)) != NULL)
+        report_ready(worker);
+}
+
+static void start_server_ready(uint32_t max_connections)
+{
+    struct answer answer;
+
+    start_server(max_connections, &answer);
+    make_all_negotiators_ready();
+    assert_int_equal(answer.count, 1);
+    assert_false(answer.failed);
+}
+
+static void add_node(const char *name)
+{
+    struct blockdev_options options = { .driver = BLOCKDEV_DRIVER_FILE, .node_name = name };
+
+    options.file.filename = image_path;
+    assert_int_equal(graph_add(monitor.graph, &options, NULL), 0);
+}
+
+static void add_export(const char *id, const char *node, const char *name, bool writable, struct answer *answer)
+{
+    struct block_export_options options = { .type = BLOCK_EXPORT_TYPE_NBD, .id = id, .node_name = node };
+
+    options.writable = writable;
+    options.nbd.name = name;
+    export_add(monitor.exports, &options, SOCKET_FD_NAMED, reply_to(answer));
+}
+
+/* An export that runs; its worker. */
+static struct worker_handle *add_running(const char *id, const char *node, const char *name)
+{
+    struct worker_handle *worker;
+    struct answer answer;
+
+    add_export(id, node, name, true, &answer);
+    worker = find_worker(IPC_ROLE_NBD_EXPORT, WORKER_CREATING);
+    assert_non_null(worker);
+    assert_string_equal(worker->boot.export_id, id);
+    report_ready(worker);
+    assert_int_equal(answer.count, 1);
+    assert_false(answer.failed);
+    return worker;
+}
+
+static struct export *find_export(const char *id)
+{
+    for (struct export *e = export_set_first(monitor.exports); e != NULL; e = export_next(e)) {
+        if (strcmp(e->id, id) == 0)
+            return e;
+    }
+    return NULL;
+}
+
+static int connect_client(void)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", socket_path);
+    assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    turn();
+    return fd;
+}
+
+static bool is_closed(int fd)
+{
+    struct pollfd pfd = { .fd = fd, .events = POLLIN };
+    char c;
+
+    return poll(&pfd, 1, 0) == 1 && recv(fd, &c, 1, MSG_DONTWAIT) <= 0;
+}
+
+static int setup(void **state)
+{
+    int fd = open(image_path, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
+
+    if (fd < 0 || ftruncate(fd, 1 << 20) < 0)
+        return -1;
+    close(fd);
+    memset(&monitor, 0, sizeof(monitor));
+    events[0] = '\0';
+    worker_count = 0;
+    spawn_result = 0;
+    send_result = 0;
+    monitor.base = event_base_new();
+    if (graph_new(&monitor.graph, NULL) < 0 || export_set_new(&monitor, &monitor.exports, NULL) < 0 ||
+        nbd_server_new(&monitor, &monitor.nbd_server, NULL) < 0)
+        return -1;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    nbd_server_close(monitor.nbd_server);
+    for (unsigned i = 0; i < worker_count; i++) {
+        if (workers[i] != NULL) {
+            workers[i]->asked_to_go = true;
+            report_gone(workers[i], 9);
+        }
+    }
+    nbd_server_free(monitor.nbd_server);
+    export_set_free(monitor.exports);
+    graph_free(monitor.graph);
+    event_base_free(monitor.base);
+    unlink(socket_path);
+    return unlink(image_path);
+}
+
+/* ---- The server ---- */
+
+static void test_start_answers_when_a_negotiator_is_ready(void **state)
+{
+    struct answer answer;
+    struct answer again;
+
+    start_server(100, &answer);
+    assert_int_equal(answer.count, 0);
+    assert_int_equal(count_workers(IPC_ROLE_NBD_NEGOTIATOR), 4);
+    start_server(100, &again);
+    assert_true(again.failed);
+    report_ready(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING));
+    assert_int_equal(answer.count, 1);
+    assert_false(answer.failed);
+}
+
+static void test_start_fails_when_no_negotiator_can_be(void **state)
+{
+    struct worker_handle *worker;
+    struct answer answer;
+    struct error err;
+
+    start_server(100, &answer);
+    error_set(&err, -EPERM, "no seccomp here");
+    worker = find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING);
+    worker->ops->failed(worker, &err, worker->opaque);
+    assert_true(answer.failed);
+    assert_non_null(strstr(answer.text, "no seccomp here"));
+    assert_int_equal(access(socket_path, F_OK), -1);
+
+    spawn_result = -EAGAIN;
+    start_server(100, &answer);
+    assert_true(answer.failed);
+    assert_int_equal(access(socket_path, F_OK), -1);
+}
+
+static void test_negotiators_that_die_unused_come_back_slowly(void **state)
+{
+    unsigned spawned;
+
+    start_server_ready(100);
+    for (unsigned i = 0; i < 4; i++)
+        report_gone(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_RUNNING), 11);
+    spawned = worker_count;
+    turn();
+    assert_int_equal(worker_count, spawned);
+    assert_non_null(strstr(events, "WORKER_GONE(-)"));
+}
+
+static bool a_negotiator_starts(void)
+{
+    return find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING) != NULL;
+}
+
+static void test_a_pool_that_died_is_filled_up_again(void **state)
+{
+    int client;
+
+    start_server_ready(100);
+    report_gone(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_RUNNING), 11);
+    for (unsigned i = 0; i < 3; i++)
+        report_gone(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_RUNNING), 11);
+    turn_until(a_negotiator_starts);
+    assert_int_equal(count_workers(IPC_ROLE_NBD_NEGOTIATOR), 1);
+    make_all_negotiators_ready();
+    client = connect_client();
+    assert_int_equal(report_client_gone(negotiator_of(1), 1), 0);
+    report_gone(negotiator_of(1), 0);
+    assert_int_equal(count_workers(IPC_ROLE_NBD_NEGOTIATOR), 4);
+    close(client);
+}
+
+/* ---- Clients ---- */
+
+static void test_a_client_goes_unread_to_a_negotiator_with_the_directory(void **state)
+{
+    const struct nbd_directory_entry *entry;
+    struct nbd_directory_view view;
+    struct worker_handle *negotiator;
+    struct error err;
+    char byte;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    add_running("e", "n", "the name");
+    client = connect_client();
+    negotiator = negotiator_of(1);
+    assert_non_null(negotiator);
+    assert_int_equal(negotiator->sent[0].type, IPC_NEGOTIATE);
+    assert_int_equal(negotiator->sent[0].negotiate.handshake_max_ms, NBD_HANDSHAKE_MAX_MS);
+    assert_int_equal(send(client, "x", 1, 0), 1);
+    assert_int_equal(recv(negotiator->sent[0].fds[0], &byte, 1, 0), 1);
+    assert_int_equal(nbd_directory_map(negotiator->sent[0].fds[1], &view, &err), 0);
+    assert_int_equal(view.directory->count, 1);
+    entry = nbd_directory_find(&view, "the name", 8);
+    assert_non_null(entry);
+    assert_int_equal(entry->size_bytes, 1 << 20);
+    assert_int_equal(entry->flags, NBD_DIRECTORY_WRITABLE | NBD_DIRECTORY_MULTI_CONN);
+    assert_int_equal(entry->contexts, IPC_NBD_CONTEXT_BASE_ALLOCATION);
+    nbd_directory_unmap(&view);
+    close(client);
+}
+
+static void test_numbers_of_a_worker_are_brought_into_range(void **state)
+{
+    const struct nbd_directory_entry *entry;
+    struct nbd_directory_view view;
+    struct worker_handle *worker;
+    struct answer answer;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    add_export("e", "n", "e", true, &answer);
+    worker = find_worker(IPC_ROLE_NBD_EXPORT, WORKER_CREATING);
+    worker->ready.preferred_block_bytes = 1u << 31;
+    report_ready(worker);
+    worker->ready.min_block_bytes = 1u << 30;
+    client = connect_client();
+    assert_int_equal(nbd_directory_map(negotiator_of(1)->sent[0].fds[1], &view, NULL), 0);
+    entry = nbd_directory_find(&view, "e", 1);
+    assert_int_equal(entry->min_block_bytes, 65536);
+    assert_int_equal(entry->preferred_block_bytes, 32 << 20);
+    nbd_directory_unmap(&view);
+    close(client);
+}
+
+static void test_a_negotiated_client_goes_to_its_exports_worker(void **state)
+{
+    struct worker_handle *worker;
+    struct worker_handle *negotiator;
+    int client;
+    char byte;
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    client = connect_client();
+    negotiator = negotiator_of(1);
+    assert_int_equal(report_negotiated(negotiator, 1, 1, IPC_NBD_STRUCTURED_REPLY, IPC_NBD_CONTEXT_BASE_ALLOCATION), 0);
+    assert_int_equal(worker->sent_count, 1);
+    assert_int_equal(worker->sent[0].type, IPC_CLIENT);
+    assert_int_equal(worker->sent[0].client.negotiated.client_id, 1);
+    assert_int_equal(worker->sent[0].client.negotiated.contexts, IPC_NBD_CONTEXT_BASE_ALLOCATION);
+    assert_int_equal(send(client, "r", 1, 0), 1);
+    assert_int_equal(recv(worker->sent[0].fds[0], &byte, 1, 0), 1);
+    assert_true(negotiator->asked_to_go);
+    report_gone(negotiator, 0);
+    assert_int_equal(count_workers(IPC_ROLE_NBD_NEGOTIATOR), 4);
+    assert_int_equal(export_type_nbd.clients(find_export("e")), 1);
+    assert_int_equal(report_client_gone(worker, 1), 0);
+    assert_int_equal(export_type_nbd.clients(find_export("e")), 0);
+    assert_string_equal(events, "");
+    close(client);
+}
+
+/* What a negotiator under somebody's control might say. */
+static void test_a_negotiator_that_lies_is_told_off(void **state)
+{
+    static const struct {
+        uint64_t client;
+        uint64_t serial;
+        uint32_t flags;
+        uint32_t contexts;
+    } lies[] = {
+        { 2, 1, 0, 0 },                        /* somebody else's client */
+        { 1, 99, 0, 0 },                       /* an export that never was */
+        { 1, UINT64_MAX, 0, 0 },               /* the same */
+        { 1, 1, IPC_NBD_EXTENDED_HEADERS, 0 }, /* not on offer */
+    };
+    struct worker_handle *worker;
+    int clients[2];
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    clients[0] = connect_client();
+    clients[1] = connect_client();
+    for (unsigned i = 0; i < ARRAY_SIZE(lies); i++)
+        assert_int_equal(
+            report_negotiated(negotiator_of(1), lies[i].client, lies[i].serial, lies[i].flags, lies[i].contexts),
+            -EPROTO);
+    assert_int_equal(report_client_gone(negotiator_of(1), 2), -EPROTO);
+    assert_int_equal(worker->sent_count, 0);
+    /* Killed for it: its own client is disconnected, the other goes on. */
+    report_gone(negotiator_of(1), 9);
+    assert_true(is_closed(clients[0]));
+    assert_int_equal(report_negotiated(negotiator_of(2), 2, 1, 0, 0), 0);
+    assert_int_equal(worker->sent_count, 1);
+    assert_false(is_closed(clients[1]));
+    close(clients[0]);
+    close(clients[1]);
+}
+
+static void test_a_negotiator_without_a_client_has_nothing_to_say(void **state)
+{
+    start_server_ready(100);
+    assert_int_equal(report_client_gone(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_RUNNING), 1), -EPROTO);
+    assert_int_equal(report_negotiated(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_RUNNING), 1, 1, 0, 0), -EPROTO);
+}
+
+static void test_what_comes_after_the_report_is_ignored(void **state)
+{
+    struct worker_handle *worker;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    client = connect_client();
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    assert_int_equal(report_client_gone(negotiator_of(1), 1), 0);
+    assert_int_equal(export_type_nbd.clients(find_export("e")), 1);
+    assert_int_equal(worker->sent_count, 1);
+    close(client);
+}
+
+static void test_a_client_of_an_export_that_was_removed_meanwhile_is_dropped(void **state)
+{
+    struct worker_handle *worker;
+    struct answer answer;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    client = connect_client();
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_HARD, reply_to(&answer));
+    report_gone(worker, 0);
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    report_gone(negotiator_of(1), 0);
+    assert_true(is_closed(client));
+    close(client);
+}
+
+static void test_a_worker_cannot_dismiss_the_clients_of_another(void **state)
+{
+    struct worker_handle *workers_of[2];
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    workers_of[0] = add_running("e0", "n", "e0");
+    workers_of[1] = add_running("e1", "n", "e1");
+    client = connect_client();
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    assert_int_equal(report_client_gone(workers_of[1], 1), -EPROTO);
+    assert_int_equal(report_client_gone(workers_of[0], 7), -EPROTO);
+    assert_int_equal(export_type_nbd.clients(find_export("e0")), 1);
+    assert_int_equal(report_client_gone(workers_of[0], 1), 0);
+    assert_int_equal(report_client_gone(workers_of[0], 1), -EPROTO);
+    close(client);
+}
+
+static void test_a_client_that_the_worker_does_not_take_is_dropped(void **state)
+{
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    add_running("e", "n", "e");
+    client = connect_client();
+    send_result = -EAGAIN;
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    send_result = 0;
+    report_gone(negotiator_of(1), 0);
+    assert_true(is_closed(client));
+    assert_int_equal(export_type_nbd.clients(find_export("e")), 0);
+    close(client);
+}
+
+static bool the_third_is_closed;
+static int third;
+static bool third_was_turned_away(void)
+{
+    the_third_is_closed = is_closed(third);
+    return the_third_is_closed;
+}
+
+static void test_clients_over_the_limit_are_turned_away(void **state)
+{
+    struct worker_handle *worker;
+    int clients[2];
+
+    start_server_ready(2);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    clients[0] = connect_client();
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    make_all_negotiators_ready();
+    clients[1] = connect_client(); /* one established, one in its handshake */
+    make_all_negotiators_ready();
+    third = connect_client();
+    assert_null(negotiator_of(3));
+    turn_until(third_was_turned_away);
+    close(third);
+    /* A place that becomes free is given to the next. */
+    third = connect_client();
+    assert_int_equal(report_client_gone(worker, 1), 0);
+    turn();
+    assert_non_null(negotiator_of(3));
+    assert_false(is_closed(third));
+    close(third);
+    close(clients[0]);
+    close(clients[1]);
+}
+
+static void test_stop_drops_all_clients_and_answers_when_the_exports_are_gone(void **state)
+{
+    struct worker_handle *worker;
+    struct answer answer;
+    int handshaking;
+    int established;
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    established = connect_client();
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    handshaking = connect_client();
+    nbd_server_stop(monitor.nbd_server, reply_to(&answer));
+    assert_int_equal(access(socket_path, F_OK), -1);
+    assert_int_equal(answer.count, 0);
+    assert_true(worker->asked_to_go);
+    report_gone(worker, 0);
+    assert_int_equal(answer.count, 1);
+    assert_false(answer.failed);
+    assert_string_equal(events, "BLOCK_EXPORT_DELETED(e) ");
+    report_gone(negotiator_of(1), 0);
+    report_gone(negotiator_of(2), 9);
+    assert_true(is_closed(established));
+    assert_true(is_closed(handshaking));
+    assert_string_equal(events, "BLOCK_EXPORT_DELETED(e) ");
+    nbd_server_stop(monitor.nbd_server, reply_to(&answer));
+    assert_true(answer.failed);
+    close(established);
+    close(handshaking);
+}
+
+/* ---- Exports ---- */
+
+static void test_add_is_refused_without_side_effects(void **state)
+{
+    struct answer answer;
+
+    add_node("n");
+    add_export("e", "n", NULL, true, &answer);
+    assert_non_null(strstr(answer.text, "NBD server"));
+    start_server_ready(100);
+    add_export("e", "nonexistent", NULL, true, &answer);
+    assert_non_null(strstr(answer.text, "'nonexistent'"));
+    add_export("1e", "n", NULL, true, &answer);
+    assert_true(answer.failed);
+    add_running("e", "n", NULL);
+    add_export("e", "n", "other", true, &answer);
+    assert_non_null(strstr(answer.text, "'e'"));
+    add_export("e2", "n", "n", true, &answer); /* the name of the first is its node's */
+    assert_non_null(strstr(answer.text, "'n'"));
+    assert_int_equal(count_workers(IPC_ROLE_NBD_EXPORT), 1);
+    assert_null(find_export("e2"));
+    assert_string_equal(events, "");
+}
+
+static void test_a_worker_that_cannot_start_is_the_reply_and_no_event(void **state)
+{
+    struct worker_handle *worker;
+    struct answer answer;
+    struct error err;
+
+    start_server_ready(100);
+    add_node("n");
+    add_export("e", "n", NULL, true, &answer);
+    worker = find_worker(IPC_ROLE_NBD_EXPORT, WORKER_CREATING);
+    error_set(&err, -EINVAL, "the image is odd");
+    worker->ops->failed(worker, &err, worker->opaque);
+    assert_int_equal(answer.count, 0);
+    report_gone(worker, 0);
+    assert_int_equal(answer.count, 1);
+    assert_non_null(strstr(answer.text, "the image is odd"));
+    assert_string_equal(events, "");
+    assert_int_equal(graph_find(monitor.graph, "n")->refs, 1);
+    add_running("e", "n", NULL); /* the id is free */
+}
+
+static void test_a_read_only_export_whose_worker_claims_to_write_is_ended(void **state)
+{
+    struct worker_handle *worker;
+    struct answer answer;
+
+    start_server_ready(100);
+    add_node("n");
+    add_export("e", "n", NULL, false, &answer);
+    worker = find_worker(IPC_ROLE_NBD_EXPORT, WORKER_CREATING);
+    worker->ready.export_flags = IPC_EXPORT_WRITABLE;
+    report_ready(worker);
+    assert_true(worker->killed);
+    report_gone(worker, 9);
+    assert_true(answer.failed);
+}
+
+static void test_a_worker_that_dies_takes_its_own_export_down(void **state)
+{
+    struct worker_handle *victim;
+    struct worker_handle *other;
+    struct image *image;
+    int clients[2];
+
+    start_server_ready(100);
+    add_node("n");
+    victim = add_running("e0", "n", "e0");
+    other = add_running("e1", "n", "e1");
+    clients[0] = connect_client();
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    clients[1] = connect_client();
+    assert_int_equal(report_negotiated(negotiator_of(2), 2, 2, 0, 0), 0);
+    image = graph_find(monitor.graph, "n")->image;
+    assert_int_equal(image->users, 2);
+    report_gone(victim, 11);
+    assert_string_equal(events, "__org.bulkhead_WORKER_GONE(e0) BLOCK_EXPORT_DELETED(e0) ");
+    assert_null(find_export("e0"));
+    assert_int_equal(image->users, 1);
+    assert_int_not_equal(image->lock.uses, 0);
+    assert_false(other->asked_to_go);
+    assert_int_equal(export_type_nbd.clients(find_export("e1")), 1);
+    add_running("e0", "n", "e0");
+    close(clients[0]);
+    close(clients[1]);
+}
+
+static void test_safe_refuses_and_hard_drops(void **state)
+{
+    struct worker_handle *worker;
+    struct answer answer;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    client = connect_client();
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_SAFE, reply_to(&answer));
+    assert_true(answer.failed);
+    assert_false(worker->asked_to_go);
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_HARD, reply_to(&answer));
+    assert_int_equal(answer.count, 1); /* the event comes later */
+    assert_false(answer.failed);
+    assert_string_equal(events, "");
+    assert_true(worker->asked_to_go);
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_HARD, reply_to(&answer));
+    assert_true(answer.failed);
+    report_gone(worker, 0);
+    assert_string_equal(events, "BLOCK_EXPORT_DELETED(e) ");
+    close(client);
+}
+
+static void test_an_idle_export_is_gone_before_the_reply(void **state)
+{
+    struct worker_handle *worker;
+    struct answer answer;
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_SAFE, reply_to(&answer));
+    assert_int_equal(answer.count, 0);
+    report_gone(worker, 0);
+    assert_int_equal(answer.count, 1);
+    assert_false(answer.failed);
+    assert_string_equal(events, "BLOCK_EXPORT_DELETED(e) ");
+    assert_int_equal(graph_find(monitor.graph, "n")->refs, 1);
+}
+
+static void test_safe_waits_for_a_handshake_that_may_be_over(void **state)
+{
+    struct worker_handle *worker;
+    struct answer answer;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    client = connect_client();
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_SAFE, reply_to(&answer));
+    assert_int_equal(answer.count, 0);
+    assert_false(worker->asked_to_go);
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    usleep(5000);
+    turn();
+    assert_int_equal(answer.count, 1);
+    assert_true(answer.failed);
+    assert_false(worker->asked_to_go);
+    close(client);
+}
+
+static struct worker_handle *watched;
+static bool watched_is_asked_to_go(void)
+{
+    return watched->asked_to_go;
+}
+
+static void test_safe_does_not_wait_long_for_a_silent_client(void **state)
+{
+    struct answer answer;
+    uint64_t started = now_ns();
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    watched = add_running("e", "n", "e");
+    client = connect_client();
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_SAFE, reply_to(&answer));
+    turn_until(watched_is_asked_to_go);
+    assert_true(now_ns() - started < UINT64_C(1500000000));
+    report_gone(watched, 0);
+    assert_int_equal(answer.count, 1);
+    assert_false(answer.failed);
+    close(client);
+}
+
+static void test_an_export_can_be_removed_while_it_starts(void **state)
+{
+    struct worker_handle *worker;
+    struct answer added;
+    struct answer deleted;
+
+    start_server_ready(100);
+    add_node("n");
+    add_export("e", "n", NULL, true, &added);
+    worker = find_worker(IPC_ROLE_NBD_EXPORT, WORKER_CREATING);
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_HARD, reply_to(&deleted));
+    assert_true(worker->asked_to_go);
+    report_gone(worker, 0);
+    assert_true(added.failed);
+    assert_false(deleted.failed);
+    assert_int_equal(deleted.count, 1);
+    assert_string_equal(events, ""); /* nobody was told that it was there */
+}
+
+int main(void)
+{
+#define SERVER_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        SERVER_TEST(test_start_answers_when_a_negotiator_is_ready),
+        SERVER_TEST(test_start_fails_when_no_negotiator_can_be),
+        SERVER_TEST(test_negotiators_that_die_unused_come_back_slowly),
+        SERVER_TEST(test_a_pool_that_died_is_filled_up_again),
+        SERVER_TEST(test_a_client_goes_unread_to_a_negotiator_with_the_directory),
+        SERVER_TEST(test_numbers_of_a_worker_are_brought_into_range),
+        SERVER_TEST(test_a_negotiated_client_goes_to_its_exports_worker),
+        SERVER_TEST(test_a_negotiator_that_lies_is_told_off),
+        SERVER_TEST(test_a_negotiator_without_a_client_has_nothing_to_say),
+        SERVER_TEST(test_what_comes_after_the_report_is_ignored),
+        SERVER_TEST(test_a_client_of_an_export_that_was_removed_meanwhile_is_dropped),
+        SERVER_TEST(test_a_worker_cannot_dismiss_the_clients_of_another),
+        SERVER_TEST(test_a_client_that_the_worker_does_not_take_is_dropped),
+        SERVER_TEST(test_clients_over_the_limit_are_turned_away),
+        SERVER_TEST(test_stop_drops_all_clients_and_answers_when_the_exports_are_gone),
+        SERVER_TEST(test_add_is_refused_without_side_effects),
+        SERVER_TEST(test_a_worker_that_cannot_start_is_the_reply_and_no_event),
+        SERVER_TEST(test_a_read_only_export_whose_worker_claims_to_write_is_ended),
+        SERVER_TEST(test_a_worker_that_dies_takes_its_own_export_down),
+        SERVER_TEST(test_safe_refuses_and_hard_drops),
+        SERVER_TEST(test_an_idle_export_is_gone_before_the_reply),
+        SERVER_TEST(test_safe_waits_for_a_handshake_that_may_be_over),
+        SERVER_TEST(test_safe_does_not_wait_long_for_a_silent_client),
+        SERVER_TEST(test_an_export_can_be_removed_while_it_starts),
+    };
+    int failed;
+
+    if (mkdtemp(folder) == NULL)
+        return 1;
+    snprintf(socket_path, sizeof(socket_path), "%s/nbd", folder);
+    snprintf(image_path, sizeof(image_path), "%s/image", folder);
+    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    rmdir(folder);
+    return failed;
+}

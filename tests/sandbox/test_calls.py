@@ -77,7 +77,7 @@ ATTACKS = {
     ],
 }
 # Calls that a role has, with arguments as above.
-ALLOWED = {}
+ALLOWED = {"vhost": {"sendmsg"}}  # hands the inflight buffer over
 # What the run-time of sanitizers needs in its builds.
 SANITIZERS_NEED = {"rt_sigaction", "sched_getaffinity", "getrlimit", "prlimit64", "uname", "sysinfo"}
 
@@ -95,9 +95,19 @@ def running(nbd, image):
     return nbd
 
 
-def new_export(server):
-    server.export("victim", id="victim")
-    return server.export_worker("victim")["pid"]
+def new_export(server, role="nbd-export"):
+    server.qmp.cmd("block-export-add", {**sandbox.export_of_role(server, role, "victim", server.dir), "id": "victim"})
+    worker = server.export_worker("victim")
+    assert worker["role"] == role
+    return worker["pid"]
+
+
+def new_vhost(server):
+    return new_export(server, "vhost")
+
+
+def new_fuse(server):
+    return new_export(server, "fuse")
 
 
 def new_negotiator(server):
@@ -119,7 +129,8 @@ def end_negotiator(server, pid, is_dead):
     wait_for(lambda: pid not in [w["pid"] for w in server.workers()], "the negotiator to be gone")
 
 
-VICTIMS = {"nbd-export": (new_export, end_export), "nbd-negotiator": (new_negotiator, end_negotiator)}
+VICTIMS = {"nbd-export": (new_export, end_export), "nbd-negotiator": (new_negotiator, end_negotiator),
+           "vhost": (new_vhost, end_export), "fuse": (new_fuse, end_export)}
 
 
 def attack(server, role, call):

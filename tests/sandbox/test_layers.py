@@ -15,7 +15,7 @@ from support.nbdraw import NbdRaw
 from support.process import descriptors, wait_for
 from support.server import ACCOUNT
 
-ROLES = ["nbd-export", "nbd-negotiator"]
+ROLES = ["nbd-export", "nbd-negotiator", "vhost", "fuse"]
 
 
 @pytest.fixture
@@ -30,6 +30,9 @@ def running(nbd, image):
 
 def worker_of(server, role):
     """A worker of the role that has come to rest."""
+    if role in ("vhost", "fuse"):
+        server.qmp.cmd("block-export-add", {**sandbox.export_of_role(server, role, "disk", server.dir), "id": role,
+                                            "writable": False})
     return wait_for(lambda: next(iter(server.workers(role=role, state="running")), None), f"a running {role}")
 
 
@@ -95,6 +98,8 @@ def test_not_dumpable(running, role):
     ("nbd-export", "Max core file size", "0"),
     ("nbd-export", "Max locked memory", "0"),
     ("nbd-export", "Max open files", "8192"),
+    ("vhost", "Max core file size", "0"),
+    ("fuse", "Max core file size", "0"),
     ("nbd-negotiator", "Max core file size", "0"),
     ("nbd-negotiator", "Max open files", "32"),
     ("nbd-negotiator", "Max file size", "0"),
@@ -115,8 +120,7 @@ def test_environment_is_empty(running, build, role):
 
 
 def test_landlock_is_reported_where_the_kernel_has_it(running):
-    for role in ROLES:
-        worker = worker_of(running, role)
+    for worker in running.workers(state="running"):
         assert ("landlock" in worker["sandbox"]) == (worker["landlock-abi"] > 0)
 
 
@@ -173,6 +177,26 @@ def test_descriptors_of_a_negotiator(running, build):
     want = expected(build, running, 1)
     assert sandbox.kinds_of_descriptors(worker["pid"]) == want
     assert worker["descriptors"] == {"images": 0, "clients": 0, "internal": sum(want.values())}
+
+
+def test_descriptors_of_a_vhost_worker(running, build):
+    """A front-end is still to come: its listening socket, and no memory of a guest."""
+    worker = worker_of(running, "vhost")
+    count = io_threads(worker["pid"])
+    rings = count if worker["engine"] == "io_uring" else 0
+    want = expected(build, running, 1 + count, **{"[io_uring]": rings, str(running.image): 1, "socket": 1})
+    assert sandbox.kinds_of_descriptors(worker["pid"]) == want
+
+
+def test_descriptors_of_a_fuse_worker(running, build):
+    """Pairs of one connection to /dev/fuse, and no directory, mount point or other mount."""
+    worker = worker_of(running, "fuse")
+    count = io_threads(worker["pid"])
+    rings = count if worker["engine"] == "io_uring" else 0
+    have = sandbox.kinds_of_descriptors(worker["pid"])
+    pairs = have.pop("/dev/fuse")
+    assert pairs > 0 and pairs % 2 == 0
+    assert have == expected(build, running, 1 + count, **{"[io_uring]": rings, str(running.image): 1})
 
 
 def test_negotiator_with_a_client_holds_that_client_only(running):

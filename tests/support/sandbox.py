@@ -78,3 +78,19 @@ def open_flags(pid, fd):
 def is_sanitized(program):
     """Whether a binary was built with AddressSanitizer."""
     return b"__asan_init" in pathlib.Path(program).read_bytes()
+
+
+def export_of_role(server, role, node, directory, **members):
+    """Export a node by the worker role that serves it; the arguments of block-export-add without its id."""
+    kinds = {
+        "nbd-export": {"type": "nbd", "name": node},
+        "vhost": {"type": "vhost-user-blk", "addr": {"type": "unix", "path": str(directory / f"{node}.vhost")}},
+        "fuse": {"type": "fuse", "mountpoint": str(directory / f"{node}.fuse")},
+    }
+    if role == "fuse":
+        process.need("fusermount3")
+        if not os.path.exists("/dev/fuse"):
+            pytest.skip("this host has no /dev/fuse")
+        (directory / f"{node}.fuse").touch()
+        os.chmod(directory / f"{node}.fuse", 0o666)
+    return {**kinds[role], "node-name": node, "writable": True, **members}

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+Virtual machines: QEMU without hardware acceleration, Debian's cloud kernel from its package, and an initramfs that is
+made here of busybox, mkfs.ext4 and the kernel's virtio modules. A guest runs a shell script that the test gives it and
+talks to the test over its serial console.
+"""
+
+import glob
+import os
+import pathlib
+import re
+import selectors
+import subprocess
+import time
+
+import pytest
+
+from . import process
+
+MODULES = ["virtio_pci", "virtio_blk"]
+PROGRAMS = ["/sbin/mkfs.ext4", "/sbin/e2fsck"]
+
+INIT = """#!/bin/sh
+busybox mkdir -p /proc /sys /dev /mnt /tmp
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+stty -echo
+for module in $(cat /modules); do insmod $module || echo "@ no module $module"; done
+say() { echo "@ $*"; }
+ask() { echo "? $*"; read answer; }
+check() { "$@" && say "ok $*" || say "FAILED $*"; }
+. /script
+say end
+poweroff -f
+"""
+
+
+def _cpio_entry(name, mode, data=b"", rdev=(0, 0)):
+    """One file of a "newc" archive (cpio(5))."""
+    name_bytes = name.encode() + b"\0"
+    _cpio_entry.inode += 1
+    fields = [_cpio_entry.inode, mode, 0, 0, 1, 0, len(data), 0, 0, *rdev, len(name_bytes), 0]
+    header = b"070701" + b"".join(b"%08X" % field for field in fields) + name_bytes
+    return header + b"\0" * (-len(header) % 4) + data + b"\0" * (-len(data) % 4)
+
+
+_cpio_entry.inode = 0
+
+
+def kernel():
+    """(image, folder of modules) of the newest cloud kernel; a visible skip without."""
+    images = sorted(glob.glob("/boot/vmlinuz-*-cloud-*"))
+    if not images:
+        pytest.skip("no cloud kernel is installed (linux-image-cloud-amd64)")
+    return images[-1], pathlib.Path("/lib/modules", images[-1].split("vmlinuz-", 1)[1])
+
+
+def _module_files(folder):
+    """Paths of MODULES and what they depend on, in the order of loading."""
+    depends = {}
+    for line in (folder / "modules.dep").read_text().splitlines():
+        path, _, rest = line.partition(":")
+        depends[path] = rest.split()
+    files = []
+    for module in MODULES:
+        path = next((p for p in depends if p.endswith(f"/{module}.ko")), None)
+        if path is not None:  # else it is built in
+            files += [p for p in reversed(depends[path]) if p not in files] + [path]
+    return files
+
+
+def _libraries(program):
+    return re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", program], capture_output=True, text=True).stdout)
+
+
+def initramfs(path, script):
+    """Write an initramfs that runs script; busybox applets and say, ask, check are at hand (see INIT)."""
+    process.need("busybox", "mkfs.ext4", "e2fsck")
+    folder = kernel()[1]
+    modules = _module_files(folder)
+    files = {"bin/busybox": "/bin/busybox", **{f"modules.d/{os.path.basename(m)}": folder / m for m in modules}}
+    for program in PROGRAMS:
+        files[f"bin/{os.path.basename(program)}"] = program
+        files.update({library.lstrip("/"): library for library in _libraries(program)})
+    folders = {"dev"} | {str(parent) for name in files for parent in pathlib.PurePath(name).parents if str(parent) != "."}
+    parts = [_cpio_entry(name, 0o040755) for name in sorted(folders)]
+    parts += [_cpio_entry(name, 0o100755, pathlib.Path(source).read_bytes()) for name, source in files.items()]
+    parts += [
+        _cpio_entry("dev/console", 0o020600, rdev=(5, 1)),
+        _cpio_entry("bin/sh", 0o120777, b"busybox"),
+        _cpio_entry("init", 0o100755, INIT.encode()),
+        _cpio_entry("script", 0o100644, script.encode()),
+        _cpio_entry("modules", 0o100644, "\n".join(f"/modules.d/{os.path.basename(m)}" for m in modules).encode()),
+        _cpio_entry("TRAILER!!!", 0),
+    ]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+class Guest:
+    """A running machine. lines() gives what its script says; answer() lets a script that asks go on."""
+
+    def __init__(self, folder, script, devices=(), cpus=1, memory_mib=192, timeout=150):
+        process.need("qemu-system-x86_64")
+        image = kernel()[0]
+        memory = f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on"
+        argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35,memory-backend=mem", "-cpu", "max",
+                "-smp", str(cpus), "-m", f"{memory_mib}M", "-object", memory, "-nodefaults", "-no-user-config",
+                "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", image,
+                "-initrd", str(initramfs(folder / "initramfs", script)),
+                "-append", "console=ttyS0 quiet panic=-1 oops=panic tsc=unstable", *devices]
+        self.deadline = time.monotonic() + timeout
+        self.popen = process.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.console = b""
+        self.taken = 0
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.popen.stdout, selectors.EVENT_READ)
+
+    def _line(self):
+        """The next line of the console, or None at its end."""
+        while b"\n" not in self.console[self.taken:]:
+            if not self.selector.select(max(0, self.deadline - time.monotonic())):
+                self.kill()
+                pytest.fail(f"the guest was too slow:\n{self.text()}")
+            data = os.read(self.popen.stdout.fileno(), 65536)
+            if not data:
+                return None
+            self.console += data
+        end = self.console.index(b"\n", self.taken)
+        line = self.console[self.taken:end].decode(errors="replace").strip()
+        self.taken = end + 1
+        return line
+
+    def text(self):
+        return self.console.decode(errors="replace")
+
+    def next(self):
+        """What the script says or asks next: ("@" or "?", text). None when it has ended."""
+        while True:
+            line = self._line()
+            if line is None:
+                return None
+            if line.startswith(("@ ", "? ")):
+                if line.startswith(("@ FAILED", "@ no module")):
+                    self.kill()
+                    pytest.fail(f"in the guest: {line}\n{self.text()}")
+                return line[0], line[2:]
+
+    def until(self, mark, text):
+        """Let the guest run until it says or asks this; what it said on the way."""
+        said = []
+        while True:
+            got = self.next()
+            assert got is not None, f"the guest ended before '{text}':\n{self.text()}"
+            if got == (mark, text):
+                return said
+            said.append(got[1])
+
+    def answer(self, text="go"):
+        self.popen.stdin.write(text.encode() + b"\n")
+        self.popen.stdin.flush()
+
+    def finish(self):
+        """Let it run to its end, which must be in order; what it said."""
+        said = self.until("@", "end")
+        assert self.popen.wait(max(1, self.deadline - time.monotonic())) == 0, self.text()
+        return said
+
+    def kill(self):
+        self.popen.kill()
+        self.popen.wait()
+
+
+def vhost_disk(path, **properties):
+    """Devices for a disk at this socket; '_' in names of properties is written '-'."""
+    words = "".join(f",{name.replace('_', '-')}={value}" for name, value in properties.items() if name != "reconnect")
+    reconnect = f",reconnect={properties['reconnect']}" if "reconnect" in properties else ""
+    return ["-chardev", f"socket,id=vhost,path={path}{reconnect}", "-device", f"vhost-user-blk-pci,chardev=vhost{words}"]

@@ -167,6 +167,16 @@ static int run_export(struct startup *startup, const struct startup_item *item, 
     return wait_for_reply(startup, err);
 }
 
+static int run_object(struct startup *startup, const struct startup_item *item, struct error *err)
+{
+    struct qmp_reply *reply = new_reply(startup, err);
+
+    if (reply == NULL)
+        return -ENOMEM;
+    qmp_run_object_add(startup->monitor, &item->object, reply);
+    return wait_for_reply(startup, err);
+}
+
 static int run_chardev(struct startup *startup, const struct startup_item *item, struct error *err)
 {
     return chardev_add(startup->monitor->chardevs, &item->chardev, err);
@@ -182,6 +192,7 @@ static int carry_out_options(struct startup *startup, struct error *err)
     static int (*const runs[STARTUP_ITEM_MAX])(struct startup *, const struct startup_item *, struct error *) = {
         [STARTUP_BLOCKDEV] = run_blockdev, [STARTUP_NBD_SERVER] = run_nbd_server, [STARTUP_EXPORT] = run_export,
         [STARTUP_CHARDEV] = run_chardev,   [STARTUP_MONITOR] = run_monitor,
+        [STARTUP_OBJECT] = run_object,
     };
 
     for (unsigned i = 0; i < startup->options.item_count; i++) {

@@ -15,6 +15,7 @@
 #include "monitor/export/mounter.h"
 #include "monitor/export/nbd-server.h"
 #include "monitor/graph/node.h"
+#include "monitor/graph/objects.h"
 #include "monitor/qmp/chardev.h"
 #include "monitor/qmp/commands.h"
 #include "monitor/qmp/session.h"
@@ -106,6 +107,8 @@ int monitor_start(struct monitor *monitor, struct error *err)
     if (r == 0)
         r = graph_new(&monitor->graph, err);
     if (r == 0)
+        r = object_set_new(monitor, &monitor->objects, err);
+    if (r == 0)
         r = export_set_new(monitor, &monitor->exports, err);
     if (r == 0)
         r = nbd_server_new(monitor, &monitor->nbd_server, err);
@@ -142,6 +145,7 @@ void monitor_free(struct monitor *monitor)
     mounter_free(monitor->mounter);    /* without callbacks too; unmounts what is left */
     nbd_server_free(monitor->nbd_server);
     export_set_free(monitor->exports);
+    object_set_free(monitor->objects);
     graph_free(monitor->graph);
     chardev_set_free(monitor->chardevs);
     qmp_free(monitor->qmp);

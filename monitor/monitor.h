@@ -15,6 +15,7 @@ struct export_set;
 struct graph;
 struct mounter;
 struct nbd_server;
+struct object_set;
 struct qmp;
 struct qmp_reply;
 struct worker_set;
@@ -30,6 +31,7 @@ struct monitor {
     struct qmp *qmp;
     struct chardev_set *chardevs;
     struct graph *graph;
+    struct object_set *objects;
     struct export_set *exports;
     struct nbd_server *nbd_server;
 

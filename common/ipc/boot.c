@@ -12,6 +12,10 @@
 
 #define ERRNO_MAX 4095
 
+#define ROLES_WITHOUT_IMAGE                                                                                            \
+    (IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR) | IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR_TLS) |                               \
+     IPC_ROLE_BIT(IPC_ROLE_TLS_SIGNER))
+
 /* What each driver's row in the node table must look like. */
 struct driver_shape {
     uint32_t driver;
@@ -91,7 +95,7 @@ static int check_node(const struct ipc_boot *boot, unsigned index, struct error 
 /* Roles without an image have no part of BOOT that speaks of one. */
 static int check_export_fields(const struct ipc_boot *boot, struct error *err)
 {
-    bool wants_nodes = boot->role != IPC_ROLE_NBD_NEGOTIATOR;
+    bool wants_nodes = (IPC_ROLE_BIT(boot->role) & ROLES_WITHOUT_IMAGE) == 0;
 
     if (boot->image_fd_count > IPC_IMAGE_FDS_MAX || boot->node_count > IPC_NODES_MAX)
         return error_set(err, -EPROTO, "%u nodes with %u descriptors", boot->node_count, boot->image_fd_count);
@@ -112,7 +116,7 @@ int ipc_boot_check(const void *message, unsigned fd_count, struct error *err)
     const struct ipc_boot *boot = message;
     int r;
 
-    if (boot->role < IPC_ROLE_NBD_NEGOTIATOR || boot->role > IPC_ROLE_FUSE)
+    if (boot->role < IPC_ROLE_NBD_NEGOTIATOR || boot->role > IPC_ROLE_TLS_SIGNER)
         return error_set(err, -EPROTO, "unknown role %u", boot->role);
     if ((boot->layers & ~IPC_LAYERS_ALL) != 0)
         return error_set(err, -EPROTO, "unknown sandbox layers 0x%x", boot->layers);

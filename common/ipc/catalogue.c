@@ -16,7 +16,9 @@
 #define VHOST       IPC_ROLE_BIT(IPC_ROLE_VHOST)
 #define FUSE        IPC_ROLE_BIT(IPC_ROLE_FUSE)
 #define ALL_EXPORTS (NBD_EXPORT | VHOST | FUSE)
-#define ALL_ROLES   (NEGOTIATOR | ALL_EXPORTS)
+#define TLS         IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR_TLS)
+#define SIGNER      IPC_ROLE_BIT(IPC_ROLE_TLS_SIGNER)
+#define ALL_ROLES   (NEGOTIATOR | TLS | SIGNER | ALL_EXPORTS)
 
 #define CREATING IPC_STATE_BIT(WORKER_CREATING)
 #define RUNNING  IPC_STATE_BIT(WORKER_RUNNING)
@@ -95,6 +97,24 @@ static int check_fuse_resize(const void *message, unsigned fd_count, struct erro
     return 0;
 }
 
+/* TLS_PERMIT, TLS_RELAY: they begin alike. */
+static int check_tls_client(const void *message, unsigned fd_count, struct error *err)
+{
+    const struct ipc_tls_permit *permit = message;
+
+    return permit->client_id != 0 ? 0 : error_set(err, -EPROTO, "client id is 0");
+}
+
+static int check_signer_load(const void *message, unsigned fd_count, struct error *err)
+{
+    const struct ipc_signer_load *load = message;
+
+    if (load->password_len_bytes >= sizeof(load->password) || load->reserved != 0)
+        return error_set(err, -EPROTO, "a password of %u bytes, or the reserved field is not 0",
+                         load->password_len_bytes);
+    return 0;
+}
+
 /* clang-format off */
 const struct ipc_message_rule ipc_message_rules[] = {
     { "BOOT",      IPC_BOOT,      sizeof(struct ipc_boot),      1, 1 + IPC_IMAGE_FDS_MAX, CREATING,           ALL_ROLES,
@@ -113,6 +133,16 @@ const struct ipc_message_rule ipc_message_rules[] = {
       check_fuse_resize, "whether the worker may do what it asked for by FUSE_RESIZE" },
     { "NODE_RESIZED", IPC_NODE_RESIZED, sizeof(struct ipc_node_resized), 0, 0,                  RUNNING,      ALL_EXPORTS,
       NULL,            "the image has been resized: look at its size again" },
+    { "NEGOTIATE_TLS", IPC_NEGOTIATE_TLS, sizeof(struct ipc_negotiate), 4, 4,                 RUNNING,            TLS,
+      check_negotiate, "a new client, unread; descriptors: client socket, export directory, credentials, signer" },
+    { "TLS_PERMIT", IPC_TLS_PERMIT, sizeof(struct ipc_tls_permit), 0, 0,                      RUNNING,            TLS,
+      check_tls_client, "the client of which TLS_PEER told is let in" },
+    { "TLS_RELAY", IPC_TLS_RELAY, sizeof(struct ipc_tls_relay), 1, 1,                         RUNNING,            TLS,
+      check_tls_client, "relay from now on; descriptors: a stream to the export's worker" },
+    { "SIGNER_LOAD", IPC_SIGNER_LOAD, sizeof(struct ipc_signer_load), 1, 2,                   RUNNING,            SIGNER,
+      check_signer_load, "what to sign with; descriptors: credentials, file with the keys" },
+    { "SIGNER_CLIENT", IPC_SIGNER_CLIENT, sizeof(struct ipc_signer_client), 1, 1,             RUNNING,            SIGNER,
+      NULL,            "a negotiator that may ask for what one handshake needs; descriptors: socket to it" },
 };
 /* clang-format on */
 const unsigned ipc_message_rule_count = ARRAY_SIZE(ipc_message_rules);
@@ -203,6 +233,39 @@ static int check_fuse_gone(const struct ipc_status *status, struct error *err)
     return 0;
 }
 
+/* No control characters: a log or a terminal is not to be steered by a name. */
+static bool printable(const char *text)
+{
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            return false;
+    return true;
+}
+
+static int check_tls_peer(const struct ipc_status *status, struct error *err)
+{
+    const struct ipc_status_tls_peer *peer = &status->tls_peer;
+
+    if (!terminated(peer->identity, sizeof(peer->identity)) || !terminated(peer->session, sizeof(peer->session)))
+        return error_set(err, -EPROTO, "text is not terminated");
+    if (peer->has_identity > 1 || peer->reserved != 0)
+        return error_set(err, -EPROTO, "a flag is neither 0 nor 1, or the reserved field is not 0");
+    if (!printable(peer->identity) || !printable(peer->session))
+        return error_set(err, -EPROTO, "text has control characters");
+    if ((peer->has_identity != 0) != (peer->identity[0] != '\0'))
+        return error_set(err, -EPROTO, "an identity that is empty, or one that should not be there");
+    return 0;
+}
+
+static int check_signer_loaded(const struct ipc_status *status, struct error *err)
+{
+    if (status->signer_loaded.code > 0 || status->signer_loaded.code < -ERRNO_MAX)
+        return error_set(err, -EPROTO, "%d is no error code", status->signer_loaded.code);
+    if (!terminated(status->signer_loaded.text, sizeof(status->signer_loaded.text)))
+        return error_set(err, -EPROTO, "text is not terminated");
+    return 0;
+}
+
 /*
  * READY and FAILED are accepted while DRAINING because the monitor may have asked a worker to go before it had heard
  * from it.
@@ -218,7 +281,7 @@ const struct ipc_status_rule ipc_status_rules[] = {
     { "BLOCKED",     IPC_STATUS_BLOCKED,     sizeof(struct ipc_status_blocked),     CREATING | RUNNING | DRAINING,
       ALL_ROLES,  false, NULL,                    "made a system call that its role does not have; the worker dies" },
     { "NEGOTIATED",  IPC_STATUS_NEGOTIATED,  sizeof(struct ipc_nbd_negotiated),     RUNNING | DRAINING,
-      NEGOTIATOR, true,  check_status_negotiated, "handshake done" },
+      NEGOTIATOR | TLS, true, check_status_negotiated, "handshake done" },
     { "CLIENT_GONE", IPC_STATUS_CLIENT_GONE, sizeof(struct ipc_status_client_gone), RUNNING | DRAINING,
       ALL_ROLES,  false, check_client_gone,       "a client left or was thrown out" },
     { "IO_ERROR",    IPC_STATUS_IO_ERROR,    sizeof(struct ipc_status_io_error),    RUNNING | DRAINING,
@@ -231,6 +294,10 @@ const struct ipc_status_rule ipc_status_rules[] = {
       FUSE,       false, check_status_fuse_resize, "the size has been changed, as far as it was possible" },
     { "FUSE_GONE",    IPC_STATUS_FUSE_GONE,    sizeof(struct ipc_status_fuse_gone),    RUNNING | DRAINING,
       FUSE,       true,  check_fuse_gone,          "the mount is gone, or its connection was aborted" },
+    { "TLS_PEER",    IPC_STATUS_TLS_PEER,    sizeof(struct ipc_status_tls_peer),    RUNNING | DRAINING,
+      TLS,        true,  check_tls_peer,           "the TLS handshake is over; who the client proved to be" },
+    { "SIGNER_LOADED", IPC_STATUS_SIGNER_LOADED, sizeof(struct ipc_status_signer_loaded), RUNNING | DRAINING,
+      SIGNER,     true,  check_signer_loaded,      "the credentials can be used, or why not" },
 };
 /* clang-format on */
 const unsigned ipc_status_rule_count = ARRAY_SIZE(ipc_status_rules);

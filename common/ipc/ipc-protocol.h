@@ -13,6 +13,8 @@
 
 #include <stdint.h>
 
+#include "common/ipc/tls-credentials.h"
+
 #define IPC_MAGIC 0x62756c6bu /* "bulk" */
 
 #define IPC_NODES_MAX       16
@@ -31,6 +33,8 @@
 #define IPC_STATUS_BYTES    512 /* every status record; below PIPE_BUF */
 #define IPC_STATUS_TEXT_MAX 384
 #define IPC_IO_THREADS_MAX  64
+#define IPC_TLS_IDENTITY_MAX 384 /* with NUL; whoever has a longer name is refused */
+#define IPC_TLS_SESSION_MAX  96  /* with NUL */
 #define IPC_NAMESPACES      7 /* user, mnt, pid, net, ipc, uts, cgroup: in the order of their layer bits */
 
 /* The roles that a worker process can have. */
@@ -39,6 +43,8 @@ enum ipc_role {
     IPC_ROLE_NBD_EXPORT = 2,
     IPC_ROLE_VHOST = 3,
     IPC_ROLE_FUSE = 4,
+    IPC_ROLE_NBD_NEGOTIATOR_TLS = 5,
+    IPC_ROLE_TLS_SIGNER = 6,
 };
 
 /* ---- Control messages ---- */
@@ -52,6 +58,11 @@ enum ipc_type {
     IPC_FUSE_SERVE, /* fuse: begin to serve. Descriptors: the mounted /dev/fuse and clones of it */
     IPC_FUSE_RESIZE, /* fuse: the answer to the status record FUSE_RESIZE */
     IPC_NODE_RESIZED, /* exports: the image has another size, look again */
+    IPC_NEGOTIATE_TLS, /* tls negotiator: one client. Descriptors: client, export directory, credentials, signer */
+    IPC_TLS_PERMIT,    /* tls negotiator: the client that TLS_PEER told of is let in */
+    IPC_TLS_RELAY,     /* tls negotiator: NEGOTIATED was accepted. Descriptors: a stream to the export's worker */
+    IPC_SIGNER_LOAD,   /* signer: what it signs with. Descriptors: credentials, then the file with the keys, if any */
+    IPC_SIGNER_CLIENT, /* signer: one handshake. Descriptors: the signer's end of a SOCK_SEQPACKET pair */
 };
 
 struct ipc_header {
@@ -220,6 +231,35 @@ struct ipc_node_resized {
     struct ipc_header header;
 };
 
+/*
+ * NEGOTIATE_TLS, descriptors: client socket, export directory, credentials (sealed memfd, see tls-credentials.h), a
+ * blocking SOCK_SEQPACKET socket to the signer (see tls-signer.h) that times out. The fields are those of NEGOTIATE.
+ */
+
+/* TLS_PERMIT. Who is not let in is not answered: the monitor ends the negotiator. */
+struct ipc_tls_permit {
+    struct ipc_header header;
+    uint64_t client_id;
+};
+
+/* TLS_RELAY, descriptors: a connected stream socket, O_NONBLOCK, whose other end is the client of an export's worker. */
+struct ipc_tls_relay {
+    struct ipc_header header;
+    uint64_t client_id;
+};
+
+/* SIGNER_LOAD, once, answered by SIGNER_LOADED. */
+struct ipc_signer_load {
+    struct ipc_header header;
+    uint32_t password_len_bytes;
+    uint32_t reserved;
+    uint8_t password[TLS_PASSWORD_MAX]; /* of the private key */
+};
+
+struct ipc_signer_client {
+    struct ipc_header header;
+};
+
 /* ---- Status records ---- */
 
 enum ipc_status_type {
@@ -234,6 +274,8 @@ enum ipc_status_type {
     IPC_STATUS_FUSE_RESIZE,  /* fuse: a client wants another size, and the export has no permission for that */
     IPC_STATUS_FUSE_RESIZED, /* fuse: the size has been changed */
     IPC_STATUS_FUSE_GONE,    /* fuse: the mount is gone; nobody will ask for anything any more */
+    IPC_STATUS_TLS_PEER,      /* tls negotiator: the TLS handshake is over, this is who the client proved to be */
+    IPC_STATUS_SIGNER_LOADED, /* signer: the credentials can be used, or why not */
 };
 
 struct ipc_status_ready {
@@ -295,6 +337,20 @@ struct ipc_status_fuse_gone {
     int32_t code; /* -ENODEV: unmounted; -ECONNABORTED: the connection was aborted; other -errno */
 };
 
+/* The identity is what a client chose to be called and a CA or a shared key vouches for: hostile text, no control characters. */
+struct ipc_status_tls_peer {
+    uint64_t client_id;
+    uint32_t has_identity; /* 0: it did not have to say who it is */
+    uint32_t reserved;
+    char identity[IPC_TLS_IDENTITY_MAX]; /* distinguished name, or PSK user */
+    char session[IPC_TLS_SESSION_MAX];   /* protocol and ciphers, for the log */
+};
+
+struct ipc_status_signer_loaded {
+    int32_t code; /* 0 or -errno */
+    char text[IPC_STATUS_TEXT_MAX]; /* why not */
+};
+
 struct ipc_status {
     uint32_t magic;
     uint32_t type; /* enum ipc_status_type */
@@ -309,6 +365,8 @@ struct ipc_status {
         struct ipc_status_fuse_serving fuse_serving;
         struct ipc_status_fuse_gone fuse_gone;
         struct ipc_status_fuse_resize fuse_resize; /* FUSE_RESIZE, FUSE_RESIZED */
+        struct ipc_status_tls_peer tls_peer;
+        struct ipc_status_signer_loaded signer_loaded;
         uint8_t bytes[IPC_STATUS_BYTES - 8];
     };
 };

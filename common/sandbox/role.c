@@ -221,6 +221,19 @@ static const struct sandbox_call fuse_calls[] = {
 };
 SET(fuse, SANDBOX_ALLOW, "requests of /dev/fuse are read, answers written; the file that clients see can be resized");
 
+static const struct sandbox_call signer_calls[] = {
+    CALL(recvfrom),
+    CALL_EQ(sendto, 4, 0),
+    CALL(pread64),
+};
+SET(signer, SANDBOX_ALLOW,
+    "requests of negotiators are received and answered on their sockets; the file with the keys is read, once");
+
+static const struct sandbox_call_set *const signer_sets[] = {
+    &set_loop,    &set_signer,  &set_memory,    &set_process,   &set_time,
+    &set_control, &set_observe, &set_directory, SET_UNEXPECTED, &set_unexpected_send, NULL,
+};
+
 static const struct sandbox_call_set *const negotiator_sets[] = {
     &set_loop,   &set_client,  &set_memory,    &set_process,   &set_time,
     &set_control, &set_observe, &set_directory, SET_UNEXPECTED, &set_unexpected_send, NULL,
@@ -253,6 +266,12 @@ static const struct sandbox_rlimit negotiator_rlimits[] = {
 static const struct sandbox_rlimit export_rlimits[] = {
     { RLIMIT_CORE, 0, false, false },  { RLIMIT_NOFILE, 8192, false, false }, { RLIMIT_MSGQUEUE, 0, false, false },
     { RLIMIT_NPROC, 512, true, true }, { RLIMIT_MEMLOCK, 0, true, false },
+};
+
+/* One descriptor for each handshake that is under way. */
+static const struct sandbox_rlimit signer_rlimits[] = {
+    { RLIMIT_CORE, 0, false, false },     { RLIMIT_NOFILE, 600, false, false }, { RLIMIT_FSIZE, 0, false, false },
+    { RLIMIT_MSGQUEUE, 0, false, false }, { RLIMIT_NPROC, 0, true, false },     { RLIMIT_MEMLOCK, 0, true, false },
 };
 
 #define WORKER_REQUIRED (IPC_LAYER_NO_NEW_PRIVS | IPC_LAYER_SECCOMP)
@@ -305,12 +324,38 @@ static const struct sandbox_role role_fuse = {
     .rlimit_count = ARRAY_SIZE(export_rlimits),
 };
 
+static const struct sandbox_role role_nbd_negotiator_tls = {
+    .name = "nbd-negotiator-tls",
+    .program = "bulkhead-nbd-negotiate-tls",
+    .ipc_role = IPC_ROLE_NBD_NEGOTIATOR_TLS,
+    .layers = IPC_LAYERS_ALL,
+    .required = WORKER_REQUIRED,
+    .call_sets = negotiator_sets,
+    .default_action = SANDBOX_KILL,
+    .rlimits = negotiator_rlimits,
+    .rlimit_count = ARRAY_SIZE(negotiator_rlimits),
+};
+
+static const struct sandbox_role role_tls_signer = {
+    .name = "tls-signer",
+    .program = "bulkhead-tls-sign",
+    .ipc_role = IPC_ROLE_TLS_SIGNER,
+    .layers = IPC_LAYERS_ALL,
+    .required = WORKER_REQUIRED,
+    .call_sets = signer_sets,
+    .default_action = SANDBOX_KILL,
+    .rlimits = signer_rlimits,
+    .rlimit_count = ARRAY_SIZE(signer_rlimits),
+};
+
 const struct sandbox_role *const sandbox_roles[] = {
     &sandbox_role_monitor,
     &role_nbd_negotiator,
     &role_nbd_export,
     &role_vhost,
     &role_fuse,
+    &role_nbd_negotiator_tls,
+    &role_tls_signer,
     NULL,
 };
 

@@ -9,10 +9,14 @@ _bulkhead_words()
         echo 'file, host_device, raw, null-co, blkdebug, node-name= filename= read-only= auto-read-only= discard=
             cache.direct= cache.no-flush= aio= locking= file= offset= size= latency-ns= read-zeroes= image='
         ;;
-    --nbd-server) echo 'addr.type= addr.path= addr.host= addr.port= addr.str= max-connections=' ;;
+    --nbd-server) echo 'addr.type= addr.path= addr.host= addr.port= addr.str= tls-creds= tls-authz= max-connections=' ;;
     --export) echo 'nbd, id= node-name= name= description= writable= writethrough=' ;;
     --chardev) echo 'socket, stdio, id= path= host= port= fd= server= wait=' ;;
     --monitor) echo 'chardev=' ;;
+    --object)
+        echo 'secret, tls-creds-x509, tls-creds-psk, tls-creds-anon, authz-simple, authz-list, authz-list-file, id= dir=
+            endpoint= verify-peer= priority= sanity-check= passwordid= data= file= format= identity= policy= filename='
+        ;;
     esac
 }
 
@@ -28,7 +32,7 @@ _bulkhead()
     case $before,$option in
     --user,*) mapfile -t COMPREPLY < <(compgen -u -- "$cur") ;;
     --pidfile,*) ;;
-    --blockdev,* | --nbd-server,* | --export,* | --chardev,* | --monitor,* | =,--*)
+    --blockdev,* | --nbd-server,* | --export,* | --chardev,* | --monitor,* | --object,* | =,--*)
         [[ $cur == = ]] && cur=''
         if [[ $cur == *,* ]]; then
             head=${cur%,*},
@@ -41,7 +45,7 @@ _bulkhead()
     *)
         [[ $cur == = ]] && return
         mapfile -t COMPREPLY < <(compgen -W '--blockdev --chardev --daemonize --export --help --monitor --nbd-server
-            --pidfile --user --version' -- "$cur")
+            --object --pidfile --user --version' -- "$cur")
         ;;
     esac
 }

@@ -13,6 +13,7 @@
 struct event;
 struct nbd_client;
 struct nbd_export;
+struct object;
 struct negotiator;
 
 #define NBD_PEER_MAX 96
@@ -29,8 +30,9 @@ struct nbd_client {
     struct nbd_server *server;
     uint64_t id;
     int fd; /* the monitor's; -1 once an export's worker has it */
-    struct negotiator *negotiator;
+    struct negotiator *negotiator; /* with TLS also while it is with an export */
     struct nbd_export *export;
+    bool permitted; /* TLS: it proved who it is, and is let in */
     char peer[NBD_PEER_MAX]; /* for the log */
 };
 
@@ -39,6 +41,9 @@ void nbd_client_end(struct nbd_client *client, const char *reason);
 
 /* What a negotiator reports of its client. -EPROTO: it lies. Otherwise the client is on its way or has been dropped. */
 int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negotiated *negotiated);
+
+/* Who it proved to be. -EPROTO: the negotiator lies. Otherwise it has a permit or has been dropped. */
+int nbd_client_proved(struct nbd_client *client, const struct ipc_status_tls_peer *peer);
 
 /* ---- Exports as the NBD server sees them (nbd-export.c) ---- */
 
@@ -87,11 +92,19 @@ void negotiator_pool_stop(struct negotiator_pool *pool);
 
 bool negotiator_available(const struct negotiator_pool *pool);
 
+/* What a negotiator gets along with a client: the directory, and with TLS credentials and signer. Borrowed. */
+#define NEGOTIATOR_FDS_MAX 3
+
 /*
- * Give a client to an idle negotiator. directory_fd is borrowed. 0, or -errno: try again with another one, as long as
- * there is any.
+ * Give a client to an idle negotiator. 0, or -errno: try again with another one, as long as there is any.
  */
-int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, int directory_fd);
+int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, const int fds[NEGOTIATOR_FDS_MAX]);
+
+/* TLS: the client is let in. 0 or -errno of worker_send(). */
+int negotiator_permit(struct negotiator *negotiator);
+
+/* TLS: relay to fd (borrowed) until the client is ended. 0 or -errno of worker_send(). */
+int negotiator_relay(struct negotiator *negotiator, int fd);
 
 /* Its client is ended: the process has nothing to live for. */
 void negotiator_end(struct negotiator *negotiator);
@@ -123,6 +136,9 @@ struct nbd_server {
     struct nbd_export_list exports;
     unsigned export_count;
     int directory_fd; /* -1: to be made anew */
+    struct object *tls_creds; /* in use for new clients; NULL: no TLS */
+    char *tls_creds_id;       /* where newer ones may be found */
+    char *tls_authz;          /* NULL: whoever has a certificate or key */
     struct negotiator_pool pool;
     struct qmp_reply *start_reply;
     struct qmp_reply *stop_reply;

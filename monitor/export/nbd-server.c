@@ -8,9 +8,11 @@
 #include <event2/event.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "common/base/log.h"
 #include "monitor/export/nbd-private.h"
+#include "monitor/graph/objects.h"
 
 #define ACCEPT_BATCH  16  /* clients per event, so that nobody else waits long */
 #define REST_MS       200 /* when descriptors or memory have run out */
@@ -156,10 +158,32 @@ static void still_full(evutil_socket_t fd, short what, void *arg)
 
 /* ---- Taking clients ---- */
 
+/* Credentials that were made under the same id meanwhile are used from now on; those that were removed stay in use. */
+static void refresh_creds(struct nbd_server *server)
+{
+    struct object *creds;
+
+    if (tls_creds_get(server->monitor->objects, server->tls_creds_id, &creds, NULL) < 0)
+        return;
+    if (creds != server->tls_creds)
+        log_info("NBD server: TLS credentials '%s' were replaced; new clients get the new ones", server->tls_creds_id);
+    object_unref(server->tls_creds);
+    server->tls_creds = creds;
+}
+
+static int grant_tls(struct nbd_server *server, struct tls_grant *ret_grant, struct error *err)
+{
+    if (server->tls_creds == NULL)
+        return 0;
+    refresh_creds(server);
+    return tls_creds_grant(server->tls_creds, ret_grant, err);
+}
+
 /* Owns fd. */
 static void take_client(struct nbd_server *server, int fd)
 {
     struct nbd_client *client = client_new(server, fd);
+    struct tls_grant grant = { -1, -1 };
     struct error err = { 0 };
     int r = -EAGAIN;
 
@@ -173,8 +197,14 @@ static void take_client(struct nbd_server *server, int fd)
         nbd_client_end(client, "there is no directory of exports for it");
         return;
     }
+    if (grant_tls(server, &grant, &err) < 0) {
+        nbd_client_end(client, err.text);
+        return;
+    }
     while (r < 0 && negotiator_available(&server->pool))
-        r = negotiator_give(&server->pool, client, server->directory_fd);
+        r = negotiator_give(&server->pool, client,
+                            (const int[]){ server->directory_fd, grant.credentials_fd, grant.signer_fd });
+    close_fd(&grant.signer_fd);
     if (r < 0)
         nbd_client_end(client, "no negotiator took it");
 }
@@ -240,6 +270,25 @@ static struct nbd_export *find_serial(const struct nbd_server *server, uint64_t 
     return NULL;
 }
 
+/* With TLS the worker gets one end of a stream in place of the socket, and the negotiator relays to the other. */
+static int make_relay(struct nbd_client *client)
+{
+    int ends[2];
+    int r;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
+        return -errno;
+    r = negotiator_relay(client->negotiator, ends[1]);
+    close_fd(&ends[1]);
+    if (r < 0) {
+        close_fd(&ends[0]);
+        return r;
+    }
+    close_fd(&client->fd);
+    client->fd = ends[0];
+    return 0;
+}
+
 /* The socket leaves the monitor. */
 static void hand_over(struct nbd_client *client, struct nbd_export *nbd, const struct ipc_nbd_negotiated *negotiated)
 {
@@ -247,11 +296,16 @@ static void hand_over(struct nbd_client *client, struct nbd_export *nbd, const s
     struct ipc_client message = { .negotiated = *negotiated };
     int r;
 
+    if (server->tls_creds != NULL && make_relay(client) < 0) {
+        nbd_client_end(client, "there is no relay for it");
+        return;
+    }
     TAILQ_REMOVE(&server->handshaking, client, link);
     TAILQ_INSERT_TAIL(&nbd->clients, client, link);
     nbd->client_count++;
     client->export = nbd;
-    negotiator_end(TAKE_PTR(client->negotiator));
+    if (server->tls_creds == NULL)
+        negotiator_end(TAKE_PTR(client->negotiator));
     r = worker_send(nbd->export->worker, IPC_CLIENT, &message, sizeof(message), &client->fd, 1);
     close_fd(&client->fd);
     if (r < 0)
@@ -261,13 +315,37 @@ static void hand_over(struct nbd_client *client, struct nbd_export *nbd, const s
                   nbd->export->id);
 }
 
+int nbd_client_proved(struct nbd_client *client, const struct ipc_status_tls_peer *peer)
+{
+    struct nbd_server *server = client->server;
+    struct error why = { 0 };
+    char name[IPC_TLS_IDENTITY_MAX];
+    char reason[ERROR_TEXT_MAX + IPC_TLS_IDENTITY_MAX + 64];
+
+    if (peer->client_id != client->id || client->permitted)
+        return -EPROTO;
+    memcpy(name, peer->identity, sizeof(name));
+    ipc_text_sanitize(name);
+    if (server->tls_authz != NULL &&
+        !authz_allows(server->monitor->objects, server->tls_authz, peer->has_identity ? peer->identity : NULL, &why)) {
+        snprintf(reason, sizeof(reason), "tls-authz '%s' does not let in '%s': %s", server->tls_authz, name, why.text);
+        nbd_client_end(client, reason);
+        return 0;
+    }
+    client->permitted = true;
+    log_debug("NBD client %llu (%s) is '%s', %s", (unsigned long long)client->id, client->peer, name, peer->session);
+    if (negotiator_permit(client->negotiator) < 0)
+        nbd_client_end(client, "its negotiator died");
+    return 0;
+}
+
 int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negotiated *negotiated)
 {
     struct nbd_server *server = client->server;
     struct nbd_export *nbd = find_serial(server, negotiated->export_serial);
 
     if (negotiated->client_id != client->id || negotiated->export_serial >= server->next_serial ||
-        (negotiated->flags & ~FLAGS_ON_OFFER) != 0)
+        (negotiated->flags & ~FLAGS_ON_OFFER) != 0 || (server->tls_creds != NULL && !client->permitted))
         return -EPROTO;
     if (nbd == NULL) { /* its directory was of an earlier time */
         nbd_client_end(client, "the export that it chose was removed meanwhile");
@@ -287,6 +365,30 @@ static void fail_reply(struct qmp_reply **owed, const struct error *err)
 
     if (reply != NULL)
         qmp_reply_error(reply, err);
+}
+
+static void forget_tls(struct nbd_server *server)
+{
+    object_unref(TAKE_PTR(server->tls_creds));
+    free(TAKE_PTR(server->tls_creds_id));
+    free(TAKE_PTR(server->tls_authz));
+}
+
+static int take_tls(struct nbd_server *server, const struct nbd_server_options *options, struct error *err)
+{
+    int r = 0;
+
+    if (options->tls_creds == NULL)
+        return 0;
+    server->tls_creds_id = strdup(options->tls_creds);
+    server->tls_authz = options->tls_authz != NULL ? strdup(options->tls_authz) : NULL;
+    if (server->tls_creds_id == NULL || (options->tls_authz != NULL && server->tls_authz == NULL))
+        r = error_set(err, -ENOMEM, "out of memory");
+    if (r == 0)
+        r = tls_creds_get(server->monitor->objects, options->tls_creds, &server->tls_creds, err);
+    if (r < 0)
+        forget_tls(server);
+    return r;
 }
 
 int nbd_server_new(struct monitor *monitor, struct nbd_server **ret_server, struct error *err)
@@ -351,6 +453,7 @@ void nbd_server_free(struct nbd_server *server)
         free(client);
     }
     negotiator_pool_done(&server->pool);
+    forget_tls(server);
     if (server->rest_timer != NULL)
         event_free(server->rest_timer);
     if (server->full_timer != NULL)
@@ -390,6 +493,8 @@ void nbd_server_start(struct nbd_server *server, const struct nbd_server_options
     int r = check_start(server, options, &err);
 
     if (r == 0)
+        r = take_tls(server, options, &err);
+    if (r == 0)
         r = socket_listen(&options->addr, source, &server->listeners, &err);
     if (r == 0) {
         r = make_accept_events(server, &err);
@@ -397,6 +502,8 @@ void nbd_server_start(struct nbd_server *server, const struct nbd_server_options
             stop_listening(server);
     }
     if (r < 0) {
+        if (server->state == NBD_SERVER_STOPPED)
+            forget_tls(server);
         qmp_reply_error(reply, &err);
         return;
     }
@@ -422,6 +529,7 @@ void nbd_server_close(struct nbd_server *server)
     stop_listening(server);
     drop_handshaking(server);
     negotiator_pool_stop(&server->pool);
+    forget_tls(server);
     evtimer_del(server->rest_timer);
     evtimer_del(server->full_timer);
     if (server->state != NBD_SERVER_STOPPING)

@@ -16,7 +16,7 @@
 #define GRACE_MS        1000 /* beyond the handshake's limit, which the negotiator itself keeps */
 #define EXIT_MAX_MS     1000 /* from its report to its end */
 
-enum negotiator_state { NEGOTIATOR_STARTING, NEGOTIATOR_IDLE, NEGOTIATOR_BUSY, NEGOTIATOR_ENDING };
+enum negotiator_state { NEGOTIATOR_STARTING, NEGOTIATOR_IDLE, NEGOTIATOR_BUSY, NEGOTIATOR_RELAYING, NEGOTIATOR_ENDING };
 
 struct negotiator {
     TAILQ_ENTRY(negotiator) link;
@@ -84,7 +84,11 @@ static int negotiator_status(struct worker_handle *worker, const struct ipc_stat
 
     if (negotiator->client == NULL) /* it has reported already, or never had one */
         return negotiator->state == NEGOTIATOR_ENDING ? 0 : -EPROTO;
-    if (status->type == IPC_STATUS_NEGOTIATED)
+    if (negotiator->state == NEGOTIATOR_RELAYING)
+        return -EPROTO;
+    if (status->type == IPC_STATUS_TLS_PEER)
+        r = nbd_client_proved(negotiator->client, &status->tls_peer);
+    else if (status->type == IPC_STATUS_NEGOTIATED)
         r = nbd_client_negotiated(negotiator->client, &status->negotiated);
     else if (status->type == IPC_STATUS_CLIENT_GONE)
         r = client_left(negotiator, &status->client_gone);
@@ -115,12 +119,16 @@ static void negotiator_gone(struct worker_handle *worker, const struct worker_ex
     struct negotiator_pool *pool = negotiator->pool;
     bool unused = negotiator->state == NEGOTIATOR_STARTING || negotiator->state == NEGOTIATOR_IDLE;
 
-    if (!why->expected && negotiator->state != NEGOTIATOR_ENDING) {
+    /* A relay that ended of itself has nothing more to relay; its client's export will say so. */
+    if (!why->expected && negotiator->state != NEGOTIATOR_ENDING &&
+        !(negotiator->state == NEGOTIATOR_RELAYING && why->exit_status == 0)) {
         tell_of_death(negotiator, why);
         if (unused)
             pool->failures++;
     }
-    if (negotiator->client != NULL)
+    if (negotiator->client != NULL && negotiator->state == NEGOTIATOR_RELAYING)
+        negotiator->client->negotiator = NULL; /* the export's worker finds the stream closed, and tells */
+    else if (negotiator->client != NULL)
         nbd_client_end(negotiator->client, "its negotiator died");
     set_state(negotiator, NEGOTIATOR_ENDING);
     TAILQ_REMOVE(&pool->list, negotiator, link);
@@ -154,11 +162,36 @@ void negotiator_end(struct negotiator *negotiator)
     worker_drain(negotiator->worker, EXIT_MAX_MS);
 }
 
+int negotiator_permit(struct negotiator *negotiator)
+{
+    struct ipc_tls_permit message = { .client_id = negotiator->client->id };
+
+    return worker_send(negotiator->worker, IPC_TLS_PERMIT, &message, sizeof(message), NULL, 0);
+}
+
+int negotiator_relay(struct negotiator *negotiator, int fd)
+{
+    struct ipc_tls_relay message = { .client_id = negotiator->client->id };
+    int r = worker_send(negotiator->worker, IPC_TLS_RELAY, &message, sizeof(message), &fd, 1);
+
+    if (r < 0)
+        return r;
+    event_del(negotiator->timer);
+    set_state(negotiator, NEGOTIATOR_RELAYING);
+    refill(negotiator->pool);
+    return 0;
+}
+
 /* ---- The pool ---- */
+
+static uint32_t role_of(const struct negotiator_pool *pool)
+{
+    return pool->server->tls_creds != NULL ? IPC_ROLE_NBD_NEGOTIATOR_TLS : IPC_ROLE_NBD_NEGOTIATOR;
+}
 
 static int spawn_one(struct negotiator_pool *pool, struct error *err)
 {
-    const struct ipc_boot boot = { .role = IPC_ROLE_NBD_NEGOTIATOR };
+    const struct ipc_boot boot = { .role = role_of(pool) };
     struct monitor *monitor = pool->server->monitor;
     struct negotiator *negotiator = calloc(1, sizeof(*negotiator));
     int r;
@@ -266,7 +299,8 @@ void negotiator_pool_stop(struct negotiator_pool *pool)
     pool->running = false;
     evtimer_del(pool->retry_timer);
     TAILQ_FOREACH(negotiator, &pool->list, link) {
-        if (negotiator->state == NEGOTIATOR_ENDING)
+        /* Relays end with their clients, which the exports are about to end. */
+        if (negotiator->state == NEGOTIATOR_ENDING || negotiator->state == NEGOTIATOR_RELAYING)
             continue;
         set_state(negotiator, NEGOTIATOR_ENDING);
         worker_kill(negotiator->worker, "the NBD server was stopped");
@@ -278,11 +312,12 @@ bool negotiator_available(const struct negotiator_pool *pool)
     return pool->idle > 0;
 }
 
-int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, int directory_fd)
+int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, const int fds[NEGOTIATOR_FDS_MAX])
 {
     const struct timeval limit = { .tv_sec = (NBD_HANDSHAKE_MAX_MS + GRACE_MS) / 1000 };
     struct ipc_negotiate message = { .client_id = client->id, .handshake_max_ms = NBD_HANDSHAKE_MAX_MS };
-    const int fds[] = { client->fd, directory_fd };
+    const int all_fds[] = { client->fd, fds[0], fds[1], fds[2] };
+    bool tls = role_of(pool) == IPC_ROLE_NBD_NEGOTIATOR_TLS;
     struct negotiator *negotiator;
     int r;
 
@@ -292,7 +327,8 @@ int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, int
     }
     if (negotiator == NULL)
         return -EAGAIN;
-    r = worker_send(negotiator->worker, IPC_NEGOTIATE, &message, sizeof(message), fds, ARRAY_SIZE(fds));
+    r = worker_send(negotiator->worker, tls ? IPC_NEGOTIATE_TLS : IPC_NEGOTIATE, &message, sizeof(message), all_fds,
+                    tls ? 4 : 2);
     if (r < 0) { /* it has died, which will be heard of */
         set_state(negotiator, NEGOTIATOR_ENDING);
         worker_kill(negotiator->worker, "it did not take a client");

@@ -36,6 +36,12 @@
     X("block-export-del", block_export_del, &schema_block_export_del_args, NULL, 0,                                    \
       "Removes an export; BLOCK_EXPORT_DELETED tells when it is gone.")                                                \
     X("query-block-exports", query_block_exports, NULL, &schema_block_export_info_list, 0, "Lists all exports.")       \
+    X("object-add", object_add, &schema_object_options, NULL, 0,                                                       \
+      "Makes an object: a secret, credentials for TLS, or a list of who is let in.")                                   \
+    X("object-del", object_del, &schema_object_del_args, NULL, 0,                                                      \
+      "Removes an object; who uses it already, as the NBD server its credentials, keeps what it was.")                 \
+    X("qom-list", qom_list, &schema_qom_list_args, &schema_object_property_info_list, 0,                               \
+      "Lists what is at a path: /, /objects, or /objects/ID.")                                                         \
     X("__org.bulkhead_query-workers", query_workers, NULL, &schema_worker_info_list, 0,                                \
       "Lists all worker processes with what confines them and what they hold.")
 

@@ -28,6 +28,7 @@ const struct keyval_syntax keyval_nbd_server = { .implied_key = NULL };
 const struct keyval_syntax keyval_chardev = { .implied_key = "backend",
                                               .words = chardev_words,
                                               .word_count = ARRAY_SIZE(chardev_words) };
+const struct keyval_syntax keyval_object = { .implied_key = "qom-type" };
 const struct keyval_syntax keyval_monitor = { .implied_key = "chardev" };
 
 /* ---- Keys ---- */

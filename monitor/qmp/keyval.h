@@ -27,6 +27,7 @@ extern const struct keyval_syntax keyval_blockdev;   /* --blockdev: driver */
 extern const struct keyval_syntax keyval_export;     /* --export: type */
 extern const struct keyval_syntax keyval_nbd_server; /* --nbd-server: none */
 extern const struct keyval_syntax keyval_chardev;    /* --chardev: backend; server, nowait, ... */
+extern const struct keyval_syntax keyval_object;     /* --object: qom-type */
 extern const struct keyval_syntax keyval_monitor;    /* --monitor: chardev */
 
 #define KEYVAL_TEXT_MAX  65536 /* bytes of an option string */

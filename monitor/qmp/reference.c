@@ -20,6 +20,7 @@ static const struct qmp_event options[] = {
     { "--blockdev", &schema_blockdev_options, "Makes a block node; `driver=` may be left out before a first value." },
     { "--nbd-server", &schema_nbd_server_options, "Starts the NBD server." },
     { "--export", &schema_block_export_options, "Exports a node; `type=` may be left out before a first value." },
+    { "--object", &schema_object_options, "Makes an object; `qom-type=` may be left out before a first value." },
     { "--chardev", &schema_chardev_options, "Makes a way in for QMP clients; `backend=` may be left out." },
     { "--monitor", &schema_monitor_options, "Serves QMP on a chardev; `chardev=` may be left out." },
 };

@@ -156,8 +156,8 @@ int nbd_server_options_check(const struct nbd_server_options *options, struct er
 {
     const struct socket_address *addr = &options->addr;
     const struct refusal rows[] = {
-        { options->tls_creds != NULL, "tls-creds", "this version serves NBD without TLS only" },
-        { options->tls_authz != NULL, "tls-authz", "this version serves NBD without TLS only" },
+        { options->tls_authz != NULL && options->tls_creds == NULL, "tls-authz",
+          "without tls-creds nobody proves who he is" },
         { addr->type == SOCKET_ADDRESS_INET && addr->inet.mptcp, "mptcp", "leave it out" },
     };
 

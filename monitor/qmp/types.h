@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The decoded arguments and results of all commands, events and command-line options. Names, types and defaults are
- * those of QEMU's QAPI (qapi/block-core.json, block-export.json, sockets.json, char.json, control.json); types and
+ * those of QEMU's QAPI (qapi/block-core.json, block-export.json, sockets.json, char.json, control.json, qom.json,
+ * crypto.json, authz.json); types and
  * members that bulkhead adds carry the prefix __org.bulkhead_. The tables that describe these structs are in types-*.c;
  * see schema.h for how a QAPI type looks in C.
  */
@@ -429,6 +430,104 @@ struct block_export_deleted {
 };
 extern const struct schema_type schema_block_export_deleted;
 
+/* ---- qom.json, crypto.json, authz.json: objects ---- */
+
+enum object_type_id {
+    OBJECT_TYPE_AUTHZ_LIST,
+    OBJECT_TYPE_AUTHZ_LIST_FILE,
+    OBJECT_TYPE_AUTHZ_SIMPLE,
+    OBJECT_TYPE_SECRET,
+    OBJECT_TYPE_TLS_CREDS_ANON,
+    OBJECT_TYPE_TLS_CREDS_PSK,
+    OBJECT_TYPE_TLS_CREDS_X509,
+    OBJECT_TYPE_MAX,
+};
+extern const struct schema_type schema_object_type;
+
+enum authz_policy { AUTHZ_POLICY_DENY, AUTHZ_POLICY_ALLOW };
+enum authz_format { AUTHZ_FORMAT_EXACT, AUTHZ_FORMAT_GLOB };
+
+struct authz_rule {
+    const char *match;
+    enum authz_policy policy;
+    enum authz_format format; /* default exact */
+};
+
+struct authz_list {
+    enum authz_policy policy; /* default deny */
+    SCHEMA_LIST(struct authz_rule) rules;
+};
+extern const struct schema_type schema_authz_list; /* also what the file of an authz-list-file holds */
+
+struct authz_list_file {
+    const char *filename;
+    bool refresh; /* default true */
+};
+
+struct authz_simple {
+    const char *identity;
+};
+
+enum secret_format { SECRET_FORMAT_RAW, SECRET_FORMAT_BASE64 };
+
+struct secret_options {
+    bool has_loaded;
+    bool loaded;
+    enum secret_format format; /* default raw */
+    const char *keyid;
+    const char *iv;
+    const char *data;
+    const char *file;
+};
+
+enum tls_creds_endpoint { TLS_CREDS_ENDPOINT_CLIENT, TLS_CREDS_ENDPOINT_SERVER };
+
+/* tls-creds-anon, tls-creds-psk, tls-creds-x509: the members that only some have are NULL or default in the others. */
+struct tls_creds_options {
+    bool verify_peer; /* default true */
+    const char *dir;
+    enum tls_creds_endpoint endpoint; /* default client */
+    const char *priority;
+    bool has_loaded;
+    bool loaded;
+    const char *username;   /* psk */
+    bool sanity_check;      /* x509; default true */
+    const char *passwordid; /* x509 */
+};
+
+struct object_options {
+    enum object_type_id type;
+    const char *id;
+    union {
+        struct authz_list authz_list;
+        struct authz_list_file authz_list_file;
+        struct authz_simple authz_simple;
+        struct secret_options secret;
+        struct tls_creds_options tls_creds;
+    };
+};
+extern const struct schema_type schema_object_options;
+
+struct object_del_args {
+    const char *id;
+};
+extern const struct schema_type schema_object_del_args;
+
+struct qom_list_args {
+    const char *path;
+};
+extern const struct schema_type schema_qom_list_args;
+
+struct object_property_info {
+    const char *name;
+    const char *type;
+};
+struct object_property_info_list {
+    struct object_property_info *items;
+    size_t count;
+};
+extern const struct schema_type schema_object_property_info_list;
+
 /*
  * What the types cannot say and needs no state to check: names that are not well-formed, members that are known but
  * not supported, values that no driver takes. Handlers call these first. 0 or -EINVAL; err names the member.
@@ -436,6 +535,7 @@ extern const struct schema_type schema_block_export_deleted;
 int blockdev_options_check(const struct blockdev_options *options, struct error *err);
 int nbd_server_options_check(const struct nbd_server_options *options, struct error *err);
 int block_export_options_check(const struct block_export_options *options, struct error *err);
+int object_options_check(const struct object_options *options, struct error *err);
 
 /* Names of nodes, exports, chardevs: a letter, then letters, digits, '-', '.', '_'; max bytes at most. */
 bool qmp_id_wellformed(const char *id, size_t max);

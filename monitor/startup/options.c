@@ -21,6 +21,7 @@ static const struct {
     [STARTUP_EXPORT] = { "--export", &keyval_export, &schema_block_export_options },
     [STARTUP_CHARDEV] = { "--chardev", &keyval_chardev, &schema_chardev_options },
     [STARTUP_MONITOR] = { "--monitor", &keyval_monitor, &schema_monitor_options },
+    [STARTUP_OBJECT] = { "--object", &keyval_object, &schema_object_options },
 };
 
 const char *startup_item_name(enum startup_item_id id)
@@ -76,6 +77,11 @@ static int take_monitor(struct startup_options *options, const char *value, stru
     return add_item(options, STARTUP_MONITOR, value, err);
 }
 
+static int take_object(struct startup_options *options, const char *value, struct error *err)
+{
+    return add_item(options, STARTUP_OBJECT, value, err);
+}
+
 /* ---- Options about the process ---- */
 
 static int take_user(struct startup_options *options, const char *value, struct error *err)
@@ -114,12 +120,6 @@ static int take_version(struct startup_options *options, const char *value, stru
     return 0;
 }
 
-static int refuse_object(struct startup_options *options, const char *value, struct error *err)
-{
-    return error_set(err, -EINVAL, "--object is not supported: this version has no objects (no TLS credentials, secrets, "
-                                   "throttle groups or iothreads; each export has threads of its own)");
-}
-
 static int refuse_trace(struct startup_options *options, const char *value, struct error *err)
 {
     return error_set(err, -EINVAL, "--trace is not supported: there are no trace events");
@@ -138,19 +138,21 @@ struct startup_option {
 static const struct startup_option option_table[] = {
     { "blockdev", 0, "[driver=]DRIVER,node-name=NODE,...", take_blockdev,
       "make a block node (file, host_device, raw, null-co, blkdebug), as blockdev-add" },
-    { "nbd-server", 0, "addr.type=inet|unix|fd,addr....,max-connections=N", take_nbd_server,
+    { "nbd-server", 0, "addr.type=inet|unix|fd,addr....,tls-creds=ID,tls-authz=ID,max-connections=N", take_nbd_server,
       "listen for NBD clients, as nbd-server-start" },
     { "export", 0, "[type=]nbd,id=ID,node-name=NODE,name=NAME,writable=on|off,...", take_export,
       "export a block node, as block-export-add" },
     { "chardev", 0, "[backend=]socket|stdio,id=ID,...", take_chardev,
       "where QMP clients come from: socket,path=PATH,server=on,wait=off listens; without server=on it connects" },
     { "monitor", 0, "[chardev=]ID[,pretty=on]", take_monitor, "serve QMP on a chardev" },
+    { "object", 0, "[qom-type=]TYPE,id=ID,...", take_object,
+      "make an object (secret, tls-creds-x509, tls-creds-psk, tls-creds-anon, authz-simple, authz-list,\n"
+      "            authz-list-file), as object-add" },
     { "user", 0, "NAME", take_user, "become this account before anything is done; needed when started as root" },
     { "pidfile", 0, "PATH", take_pidfile, "write the process id there when everything serves, remove it at the end" },
     { "daemonize", 0, NULL, take_daemonize, "go to the background when everything serves" },
     { "help", 'h', NULL, take_help, "show this text" },
     { "version", 'V', NULL, take_version, "show the version" },
-    { "object", 0, "OBJECT", refuse_object, NULL },
     { "trace", 'T', "PATTERN", refuse_trace, NULL },
 };
 

@@ -19,6 +19,7 @@ enum startup_item_id {
     STARTUP_EXPORT,
     STARTUP_CHARDEV,
     STARTUP_MONITOR,
+    STARTUP_OBJECT,
     STARTUP_ITEM_MAX,
 };
 
@@ -32,6 +33,7 @@ struct startup_item {
         struct block_export_options export;
         struct chardev_options chardev;
         struct monitor_options monitor;
+        struct object_options object;
     };
 };
 

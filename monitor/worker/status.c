@@ -109,6 +109,19 @@ static int handle_by_owner(struct worker_handle *worker, struct ipc_status *stat
     return worker->ops->status(worker, status, worker->opaque);
 }
 
+static int handle_signer_loaded(struct worker_handle *worker, struct ipc_status *status)
+{
+    ipc_text_sanitize(status->signer_loaded.text);
+    return worker->ops->status(worker, status, worker->opaque);
+}
+
+/* The identity stays as it is, since it is compared: whoever logs it makes it printable first. */
+static int handle_tls_peer(struct worker_handle *worker, struct ipc_status *status)
+{
+    ipc_text_sanitize(status->tls_peer.session);
+    return worker->ops->status(worker, status, worker->opaque);
+}
+
 static const struct {
     enum ipc_status_type type;
     int (*handle)(struct worker_handle *worker, struct ipc_status *status);
@@ -119,6 +132,7 @@ static const struct {
     { IPC_STATUS_IO_ERROR, handle_by_owner },     { IPC_STATUS_FUSE_SERVING, handle_by_owner },
     { IPC_STATUS_FUSE_RESIZE, handle_by_owner },  { IPC_STATUS_FUSE_RESIZED, handle_by_owner },
     { IPC_STATUS_FUSE_GONE, handle_by_owner },
+    { IPC_STATUS_TLS_PEER, handle_tls_peer },     { IPC_STATUS_SIGNER_LOADED, handle_signer_loaded },
 };
 
 /* ---- The walk ---- */

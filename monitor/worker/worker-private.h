@@ -9,7 +9,7 @@
 #include "monitor/worker/spawn.h"
 #include "monitor/worker/worker.h"
 
-#define WORKER_ROLES_MAX 8
+#define WORKER_ROLES_MAX 12
 
 struct event;
 

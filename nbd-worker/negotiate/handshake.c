@@ -47,6 +47,23 @@ void handshake_end(struct handshake *hs, bool in_order, const char *fmt, ...)
     va_end(args);
 }
 
+void handshake_require_tls(struct handshake *hs)
+{
+    hs->tls = HANDSHAKE_TLS_REQUIRED;
+}
+
+void handshake_tls_started(struct handshake *hs)
+{
+    /* "NBD_OPT_STARTTLS": both sides discard what they learned before. The client's flags stay, they are sent once. */
+    hs->tls = HANDSHAKE_TLS_ACTIVE;
+    hs->structured_reply = false;
+    hs->contexts = 0;
+    hs->contexts_serial = 0;
+    hs->chosen_serial = 0;
+    hs->listing = false;
+    expect(hs, HANDSHAKE_OPTION_HEADER, sizeof(struct nbd_option_header));
+}
+
 bool handshake_is_over(const struct handshake *hs)
 {
     return (hs->state == HANDSHAKE_NEGOTIATED || hs->state == HANDSHAKE_ENDED) &&
@@ -148,7 +165,9 @@ static void finish_skip(struct handshake *hs)
         hs->option->handle(hs, &nothing);
         return;
     }
-    if (hs->option == NULL)
+    if (hs->skip_reply == NBD_REP_ERR_TLS_REQD)
+        snprintf(text, sizeof(text), "this server requires TLS: begin with NBD_OPT_STARTTLS");
+    else if (hs->option == NULL)
         snprintf(text, sizeof(text), "option %u is not supported", hs->option_number);
     else if (hs->skip_reply == NBD_REP_ERR_INVALID)
         snprintf(text, sizeof(text), "%s takes no data", hs->option->name);
@@ -165,6 +184,17 @@ static void take_option_data(struct handshake *hs)
 
     expect(hs, HANDSHAKE_OPTION_HEADER, sizeof(struct nbd_option_header));
     nbd_option_run(hs, option, hs->in, len_bytes);
+}
+
+/* "TLS support", FORCEDTLS: each other option is answered by ERR_TLS_REQD, and EXPORT_NAME has no such answer. */
+static void refuse_in_clear(struct handshake *hs, uint32_t len_bytes)
+{
+    if (hs->option != NULL && hs->option->without_reply) {
+        handshake_end(hs, false, "the client asked for an export without TLS, which this server requires");
+        return;
+    }
+    hs->skip_reply = NBD_REP_ERR_TLS_REQD;
+    expect(hs, HANDSHAKE_OPTION_SKIP, len_bytes);
 }
 
 static void take_option_header(struct handshake *hs)
@@ -184,6 +214,10 @@ static void take_option_header(struct handshake *hs)
     hs->option = nbd_option_find(hs->option_number);
     if (hs->option != NULL && hs->option->resets_contexts)
         hs->contexts = 0;
+    if (hs->tls == HANDSHAKE_TLS_REQUIRED && (hs->option == NULL || !hs->option->in_clear)) {
+        refuse_in_clear(hs, len_bytes);
+        return;
+    }
     if (hs->option != NULL && len_bytes <= hs->option->data_max_bytes) {
         expect(hs, HANDSHAKE_OPTION_DATA, len_bytes);
     } else if (hs->option != NULL && hs->option->without_reply) {

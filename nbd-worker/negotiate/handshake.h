@@ -22,8 +22,16 @@ enum handshake_state {
     HANDSHAKE_OPTION_HEADER,
     HANDSHAKE_OPTION_DATA,
     HANDSHAKE_OPTION_SKIP, /* data that nobody wants pass by, then the reply that was chosen for them follows */
+    HANDSHAKE_STARTTLS,    /* TLS begins once the output has been sent; then handshake_tls_started() */
     HANDSHAKE_NEGOTIATED,  /* the client is in the transmission phase once the output has been sent */
     HANDSHAKE_ENDED,       /* the connection is to be closed once the output has been sent */
+};
+
+/* NBD proto.md, "TLS support": SELECTIVETLS is not served, only NOTLS and FORCEDTLS. */
+enum handshake_tls {
+    HANDSHAKE_TLS_NONE,     /* NOTLS: STARTTLS is refused */
+    HANDSHAKE_TLS_REQUIRED, /* FORCEDTLS: nothing but STARTTLS and ABORT is answered in clear */
+    HANDSHAKE_TLS_ACTIVE,   /* all bytes come and go through TLS */
 };
 
 struct nbd_option;
@@ -31,6 +39,7 @@ struct nbd_option;
 struct handshake {
     const struct nbd_directory_view *directory; /* borrowed */
     enum handshake_state state;
+    enum handshake_tls tls;
 
     /* Negotiated so far. */
     bool fixed_newstyle;
@@ -65,6 +74,12 @@ struct handshake {
 
 /* Start: the greeting waits to be sent. */
 void handshake_init(struct handshake *hs, const struct nbd_directory_view *directory);
+
+/* After handshake_init(), before anything is received: the server requires TLS. */
+void handshake_require_tls(struct handshake *hs);
+
+/* HANDSHAKE_STARTTLS is over and TLS protects what follows: whatever was agreed on in clear is forgotten. */
+void handshake_tls_started(struct handshake *hs);
 
 /*
  * How many bytes may be received now, and where to put them; 0: none (something is to be sent first, or it is over).

@@ -144,6 +144,13 @@ static uint32_t check_set_meta(const struct handshake *hs, struct option_request
 
 static uint32_t check_tls(const struct handshake *hs, struct option_request *request, struct error *err)
 {
+    if (hs->tls == HANDSHAKE_TLS_REQUIRED)
+        return 0;
+    if (hs->tls == HANDSHAKE_TLS_ACTIVE) {
+        /* "NBD_OPT_STARTTLS": if TLS is in use already, the answer is ERR_INVALID. */
+        error_set(err, -EINVAL, "TLS is in use already");
+        return NBD_REP_ERR_INVALID;
+    }
     error_set(err, -EPERM, "TLS is not configured on this server");
     return NBD_REP_ERR_POLICY;
 }
@@ -310,10 +317,10 @@ static void handle_set_meta(struct handshake *hs, const struct option_request *r
     handshake_put_reply(hs, NBD_REP_ACK, 0);
 }
 
-/* Never reached: check refuses. */
 static void handle_tls(struct handshake *hs, const struct option_request *request)
 {
-    handshake_end(hs, false, "TLS is not configured");
+    handshake_put_reply(hs, NBD_REP_ACK, 0);
+    hs->state = HANDSHAKE_STARTTLS;
 }
 
 /* ---- The table ---- */
@@ -323,9 +330,11 @@ static void handle_tls(struct handshake *hs, const struct option_request *reques
 const struct nbd_option nbd_options[] = {
     { NBD_OPT_EXPORT_NAME, "NBD_OPT_EXPORT_NAME", .data_max_bytes = NBD_MAX_STRING, .without_reply = true,
       .parse = parse_name, .check = check_export, .handle = handle_export_name },
-    { NBD_OPT_ABORT, "NBD_OPT_ABORT", .ignores_data = true, .parse = parse_nothing, .handle = handle_abort },
+    { NBD_OPT_ABORT, "NBD_OPT_ABORT", .ignores_data = true, .in_clear = true, .parse = parse_nothing,
+      .handle = handle_abort },
     { NBD_OPT_LIST, "NBD_OPT_LIST", .parse = parse_nothing, .handle = handle_list },
-    { NBD_OPT_STARTTLS, "NBD_OPT_STARTTLS", .parse = parse_nothing, .check = check_tls, .handle = handle_tls },
+    { NBD_OPT_STARTTLS, "NBD_OPT_STARTTLS", .in_clear = true, .parse = parse_nothing, .check = check_tls,
+      .handle = handle_tls },
     { NBD_OPT_INFO, "NBD_OPT_INFO", .data_max_bytes = OPTION_INFO_DATA_MAX, .parse = parse_info,
       .check = check_export, .handle = handle_info },
     { NBD_OPT_GO, "NBD_OPT_GO", .data_max_bytes = OPTION_INFO_DATA_MAX, .parse = parse_info, .check = check_export,

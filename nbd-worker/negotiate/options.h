@@ -26,6 +26,7 @@ struct nbd_option {
     uint32_t data_max_bytes; /* longer data are skipped and refused: 0 is INVALID, else TOO_BIG */
     bool ignores_data;      /* data are skipped and the option is handled all the same */
     bool without_reply;     /* has no error reply: an error ends the connection */
+    bool in_clear;          /* is answered without TLS also by a server that requires it */
     bool resets_contexts;   /* forgets the meta contexts even if it fails */
 
     /* 0 or -EINVAL with the text of the error reply. */

@@ -94,7 +94,7 @@ static void test_wrong_options_are_named(void **state)
         { { "bulkhead", "--user=a", "--user=b" }, "--user is given twice" },
         { { "bulkhead", "--pidfile=a", "--pidfile=b" }, "--pidfile is given twice" },
         { { "bulkhead", "--pidfile=" }, "--pidfile needs a path" },
-        { { "bulkhead", "--object", "iothread,id=i" }, "--object is not supported" },
+        { { "bulkhead", "--object", "iothread,id=i" }, "qom-type" },
         { { "bulkhead", "-T", "*" }, "--trace is not supported" },
         { { "bulkhead", "--trace=x" }, "--trace is not supported" },
         { { "bulkhead", "--blockdev", "file,node-name=d" }, "--blockdev 'file,node-name=d': " },

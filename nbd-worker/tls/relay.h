@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The record relay: plaintext of a TLS session to a stream and back, each direction with its own bounded buffers and
+ * flow control, so that one that stands still does not stop the other. The ends of both streams are passed on:
+ * close_notify becomes a shutdown, and an end of the stream a close_notify.
+ */
+#ifndef BULKHEAD_NBD_WORKER_TLS_RELAY_H
+#define BULKHEAD_NBD_WORKER_TLS_RELAY_H
+
+#include <sys/epoll.h>
+
+#include "nbd-worker/tls/channel.h"
+
+#define RELAY_UP_BYTES   (128u << 10) /* decrypted, on the way to the export's worker */
+#define RELAY_DOWN_BYTES (128u << 10) /* on the way to the client, not yet encrypted */
+#define RELAY_ROUNDS_MAX 32           /* in one call, so that the loop gets to other things */
+
+struct relay {
+    struct tls_channel *channel; /* borrowed */
+    int fd;                      /* borrowed: to the worker, O_NONBLOCK */
+    struct tls_buffer up;
+    struct tls_buffer down;
+    bool client_ended; /* no more comes from it */
+    bool up_ended;     /* no more goes to the worker */
+    bool worker_ended; /* no more comes from it */
+    bool said_bye;
+    unsigned warnings; /* alerts in a row that mean nothing */
+};
+
+int relay_init(struct relay *relay, struct tls_channel *channel, int fd);
+void relay_done(struct relay *relay);
+
+enum relay_result {
+    RELAY_WAIT,   /* for the events */
+    RELAY_AGAIN,  /* there is more to do at once */
+    RELAY_OVER,   /* the worker has ended and all of it is sent */
+    RELAY_FAILED, /* err says why; both sides are to be closed */
+};
+
+/* Move what can be moved. */
+enum relay_result relay_run(struct relay *relay, uint32_t *ret_client_events, uint32_t *ret_worker_events,
+                            struct error *err);
+
+#endif

@@ -4,6 +4,7 @@
  *
  *   thread.c  how a thread waits for requests and hands them out
  *   io.c      the operations that must be fast, without libfuse: READ and WRITE, OPEN and RELEASE
+ *   splice.c  large reads without a copy
  *   ops.c     the operations on libfuse's low-level interface, which also does the negotiation (INIT)
  *   op.c      what those that do not finish at once have in common
  *   size.c    how the file gets another size
@@ -69,6 +70,8 @@ struct fx_thread {
     bool ended;                /* the mount is gone */
     _Atomic unsigned pending;  /* requests that wait for the block layer, a pool thread or the monitor */
     unsigned dirty_slots;
+    enum { FX_PIPE_SMALL, FX_PIPE_LARGE, FX_PIPE_UNUSABLE } pipe_state;
+    int pipe_fds[2]; /* of splice.c */
     int reply_fd; /* of the request that libfuse works on or answers */
     struct fx_slot *free_slots;
     uint8_t *buffers;
@@ -113,7 +116,7 @@ struct fx_export {
 
 /* ---- thread.c ---- */
 
-/* Buffers and slots. 0 or -ENOMEM. Before lock-down. */
+/* Buffers, slots, a pipe. 0 or -errno. Before lock-down. */
 int fx_thread_init(struct fx_export *export, struct fx_thread *thread);
 
 /* From the control thread: have it serve a pair. */
@@ -135,6 +138,14 @@ void fx_count(struct fx_thread *thread, const struct block_request *req, uint64_
 
 /* Take a request of the fast path and own its slot; false: it is for libfuse. */
 bool fx_io_dispatch(struct fx_slot *slot, const struct fuse_in_header *in);
+
+/* ---- splice.c ---- */
+
+/* Before lock-down. 0 or -errno. */
+int fx_splice_init(struct fx_thread *thread);
+
+/* Answer a READ without a copy; false: nothing has happened, it has to be copied. */
+bool fx_splice_read(struct fx_slot *slot, uint64_t offset, size_t bytes);
 
 /* ---- size.c ---- */
 

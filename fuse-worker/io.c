@@ -97,11 +97,16 @@ static void handle_read(struct fx_slot *slot, const struct fuse_in_header *in)
         reply(slot, 0, NULL, 0);
         return;
     }
+    prepare(slot, BLOCK_OP_READ, arg->offset, bytes, read_complete);
+    if (fx_splice_read(slot, arg->offset, bytes)) {
+        fx_count(thread, &slot->req, arg->offset, bytes, 0);
+        fx_slot_put(slot);
+        return;
+    }
     if (!slot->dirty && bytes > FX_PAGE_BYTES) {
         slot->dirty = true;
         thread->dirty_slots++;
     }
-    prepare(slot, BLOCK_OP_READ, arg->offset, bytes, read_complete);
     r = submit(slot);
     if (r != BLOCK_PENDING)
         read_done(slot, r);

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "common/base/log.h"
@@ -76,8 +77,10 @@ static int setup(struct worker *worker, struct error *err)
     if (export->threads == NULL)
         return error_set(err, -ENOMEM, "no memory for %u I/O threads", export->thread_count);
     for (unsigned i = 0; i < export->thread_count; i++) {
-        if (fx_thread_init(export, &export->threads[i]) < 0)
-            return error_set(err, -ENOMEM, "no memory for the buffers of %u I/O threads", export->thread_count);
+        int r = fx_thread_init(export, &export->threads[i]);
+
+        if (r < 0)
+            return error_set(err, r, "cannot set up %u I/O threads: %s", export->thread_count, strerror(-r));
     }
     return fx_ops_new(export, err);
 }

@@ -65,7 +65,7 @@ int fx_thread_init(struct fx_export *export, struct fx_thread *thread)
         thread->slots[i].data = thread->buffers + (size_t)i * FX_BUFFER_BYTES + FX_PAGE_BYTES;
         fx_slot_put(&thread->slots[i]);
     }
-    return 0;
+    return fx_splice_init(thread);
 }
 
 void fx_thread_begin_pending(struct fx_thread *thread)

@@ -217,9 +217,12 @@ SET(vhost, SANDBOX_ALLOW,
 static const struct sandbox_call fuse_calls[] = {
     CALL(writev),
     CALL(ftruncate),
+    CALL(splice),
     CALL_EQ(fcntl, 1, F_GETFL),
+    CALL_EQ(fcntl, 1, F_SETPIPE_SZ),
 };
-SET(fuse, SANDBOX_ALLOW, "requests of /dev/fuse are read, answers written; the file that clients see can be resized");
+SET(fuse, SANDBOX_ALLOW,
+    "requests of /dev/fuse are read, answers written, large ones by way of a pipe; the file that clients see can be resized");
 
 static const struct sandbox_call signer_calls[] = {
     CALL(recvfrom),

@@ -204,6 +204,17 @@ static void mounted(void *opaque, const struct mounter_reply *reply, int *fds)
     /* Else FUSE_SERVING will come. */
 }
 
+/*
+ * What is in the page cache goes to clients by way of a pipe, which is no larger than that; what comes from a device with
+ * O_DIRECT comes best in one piece.
+ */
+static uint32_t max_read(const struct export *export)
+{
+    const struct image *image = graph_node_image(export->node);
+
+    return image != NULL && image->direct ? MOUNTER_READ_MAX : MOUNTER_READ_MAX / 2;
+}
+
 static int fuse_running(struct export *export, struct error *err)
 {
     struct fuse_export *fuse = export->priv;
@@ -215,7 +226,8 @@ static int fuse_running(struct export *export, struct error *err)
         fuse->resizing = r == 0;
     }
     if (r == 0)
-        r = mounter_mount(export->monitor->mounter, fuse->path, export->id, fuse->allow_other, pairs, mounted, fuse, err);
+        r = mounter_mount(export->monitor->mounter, fuse->path, export->id, fuse->allow_other, pairs, max_read(export),
+                          mounted, fuse, err);
     if (r < 0)
         return r;
     fuse->state = MOUNT_ASKED;

@@ -202,7 +202,7 @@ static int new_request(const struct mounter *mounter, mounter_done_fn *done, voi
 }
 
 int mounter_mount(struct mounter *mounter, const char *path, const char *id, enum mounter_allow_other allow_other,
-                  unsigned pairs, mounter_done_fn *done, void *opaque, struct error *err)
+                  unsigned pairs, uint32_t max_read_bytes, mounter_done_fn *done, void *opaque, struct error *err)
 {
     struct request *request = NULL;
     int r = new_request(mounter, done, opaque, &request, err);
@@ -213,6 +213,7 @@ int mounter_mount(struct mounter *mounter, const char *path, const char *id, enu
     request->message.header.type = MOUNTER_MOUNT;
     request->message.mount.allow_other = allow_other;
     request->message.mount.pairs = pairs;
+    request->message.mount.max_read_bytes = max_read_bytes;
     snprintf(request->message.mount.id, sizeof(request->message.mount.id), "%s", id);
     snprintf(request->message.mount.path, sizeof(request->message.mount.path), "%s", path);
     return enqueue(mounter, request);

@@ -35,7 +35,7 @@ void mounter_free(struct mounter *mounter);
 
 /* Ask. 0, or -errno and done is not called. */
 int mounter_mount(struct mounter *mounter, const char *path, const char *id, enum mounter_allow_other allow_other,
-                  unsigned pairs, mounter_done_fn *done, void *opaque, struct error *err);
+                  unsigned pairs, uint32_t max_read_bytes, mounter_done_fn *done, void *opaque, struct error *err);
 int mounter_unmount(struct mounter *mounter, uint64_t mount, bool lazy, mounter_done_fn *done, void *opaque,
                     struct error *err);
 

@@ -235,7 +235,7 @@ static int receive_device(int socket_fd, int *ret_fd, struct error *err)
  * Permissions are the kernel's to check (default_permissions); set-user-ID bits and devices are never honoured. The
  * helper refuses any option that it does not know, and adds nosuid and nodev itself for an unprivileged caller.
  */
-static void make_options(const char *id, bool allow_other, char *ret, size_t size)
+static void make_options(const char *id, bool allow_other, uint32_t max_read_bytes, char *ret, size_t size)
 {
     char source[MOUNTER_ID_MAX];
     size_t i;
@@ -243,18 +243,20 @@ static void make_options(const char *id, bool allow_other, char *ret, size_t siz
     for (i = 0; id[i] != '\0' && i < sizeof(source) - 1; i++)
         source[i] = isalnum((unsigned char)id[i]) || strchr("-_.", id[i]) != NULL ? id[i] : '_';
     source[i] = '\0';
-    snprintf(ret, size, "nosuid,nodev,default_permissions,fsname=bulkhead%s%s,subtype=" FUSERMOUNT_SUBTYPE "%s",
-             source[0] == '\0' ? "" : ":", source, allow_other ? ",allow_other" : "");
+    snprintf(ret, size,
+             "nosuid,nodev,default_permissions,max_read=%u,fsname=bulkhead%s%s,subtype=" FUSERMOUNT_SUBTYPE "%s",
+             max_read_bytes, source[0] == '\0' ? "" : ":", source, allow_other ? ",allow_other" : "");
 }
 
-int fusermount_mount(const char *path, const char *id, bool allow_other, int *ret_fd, struct error *err)
+int fusermount_mount(const char *path, const char *id, bool allow_other, uint32_t max_read_bytes, int *ret_fd,
+                     struct error *err)
 {
     char options[256 + MOUNTER_ID_MAX];
     char *const argv[] = { (char[]){ FUSERMOUNT_PATH }, (char[]){ "-o" }, options, (char[]){ "--" }, (char *)path, NULL };
     _cleanup_close_ int ours = -1;
     int fds[2], r;
 
-    make_options(id, allow_other, options, sizeof(options));
+    make_options(id, allow_other, max_read_bytes, options, sizeof(options));
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
         return error_set(err, -errno, "cannot make a socket pair: %s", strerror(errno));
     ours = fds[0];

@@ -20,7 +20,8 @@
  * Mount on the absolute path. id is the source shown in mount tables; other characters than letters, digits, '-', '_'
  * and '.' in it are shown as '_'. Gives the mounted /dev/fuse. 0 or -errno with a text that tells what to do.
  */
-int fusermount_mount(const char *path, const char *id, bool allow_other, int *ret_fd, struct error *err);
+int fusermount_mount(const char *path, const char *id, bool allow_other, uint32_t max_read_bytes, int *ret_fd,
+                     struct error *err);
 
 /* Unmount; -EBUSY while in use unless lazy. */
 int fusermount_unmount(const char *path, bool lazy, struct error *err);

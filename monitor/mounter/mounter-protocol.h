@@ -18,6 +18,7 @@
 #define MOUNTER_TEXT_MAX    512
 #define MOUNTER_PAIRS_MAX   8    /* pairs of /dev/fuse descriptors of one mount, one for each I/O thread */
 #define MOUNTER_DEVICES_MAX (2 * MOUNTER_PAIRS_MAX)
+#define MOUNTER_READ_MAX    1048576
 #define MOUNTER_MOUNTS_MAX  4096 /* mounts alive at once */
 
 enum mounter_type {
@@ -42,6 +43,8 @@ struct mounter_mount {
     struct mounter_header header;
     uint32_t allow_other; /* enum mounter_allow_other */
     uint32_t pairs;       /* of descriptors, 1..MOUNTER_PAIRS_MAX */
+    uint32_t max_read_bytes; /* a multiple of 4096, at most MOUNTER_READ_MAX */
+    uint32_t reserved;
     char id[MOUNTER_ID_MAX]; /* the export's, shown as the source of the mount */
     char path[MOUNTER_PATH_MAX];
 };

@@ -148,11 +148,11 @@ static int mount_device(const struct mounter_mount *request, const char *path, i
     int r;
 
     *ret_allow_other = request->allow_other != MOUNTER_ALLOW_OTHER_OFF;
-    r = fusermount_mount(path, request->id, *ret_allow_other, ret_fd, err);
+    r = fusermount_mount(path, request->id, *ret_allow_other, request->max_read_bytes, ret_fd, err);
     if (r == 0 || request->allow_other != MOUNTER_ALLOW_OTHER_AUTO)
         return r;
     *ret_allow_other = 0;
-    return fusermount_mount(path, request->id, false, ret_fd, err);
+    return fusermount_mount(path, request->id, false, request->max_read_bytes, ret_fd, err);
 }
 
 /* Remember a mount that was just made on point. On failure it is unmounted again. */
@@ -270,7 +270,8 @@ static int handle_mount(struct mounter *mounter, const void *message, struct ans
 
     if (!is_string(request->path, sizeof(request->path)) || !is_string(request->id, sizeof(request->id)) ||
         request->allow_other > MOUNTER_ALLOW_OTHER_AUTO || request->pairs < 1 ||
-        request->pairs > MOUNTER_PAIRS_MAX)
+        request->pairs > MOUNTER_PAIRS_MAX || request->max_read_bytes == 0 ||
+        request->max_read_bytes % 4096 != 0 || request->max_read_bytes > MOUNTER_READ_MAX || request->reserved != 0)
         return error_set(err, -EPROTO, "malformed mount request");
     return mount_request(mounter, request, answer, err);
 }

@@ -87,9 +87,9 @@ class Mounter:
             fds.frombytes(value)
         return Reply(data, list(fds))
 
-    def mount(self, path, allow_other=OFF, pairs=1, ident="exp0"):
+    def mount(self, path, allow_other=OFF, pairs=1, ident="exp0", max_read=1 << 20):
         self.cookie += 1
-        reply = self.request(struct.pack("<IIQII128s4096s", MAGIC, MOUNT, self.cookie, allow_other, pairs,
+        reply = self.request(struct.pack("<IIQIIII128s4096s", MAGIC, MOUNT, self.cookie, allow_other, pairs, max_read, 0,
                                          ident.encode(), os.fsencode(str(path))))
         assert reply.cookie == self.cookie
         return reply
@@ -152,6 +152,7 @@ def test_mounts_without_anyone_answering(mounter, point):
     assert len(row) == 1
     assert "nosuid,nodev" in row[0] and " fuse.bulkhead bulkhead:exp0 " in row[0]
     assert "default_permissions" in row[0] and "allow_other" not in row[0]
+    assert "max_read=1048576" in row[0]
     assert os.fstat(reply.fds[0]).st_rdev == os.makedev(10, 229)
     reply.close()
     assert mounter.unmount(reply.mount).code == 0
@@ -337,9 +338,10 @@ def test_a_message_that_is_none_ends_the_mounter(mounter, point, message):
     assert mounts_on(point) == []
 
 
-@pytest.mark.parametrize("fields", [(3, 1), (0, 0), (0, 9)])
+@pytest.mark.parametrize("fields", [{"allow_other": 3}, {"pairs": 0}, {"pairs": 9}, {"max_read": 0}, {"max_read": 1000},
+                                    {"max_read": (1 << 20) + 4096}])
 def test_field_out_of_range_is_refused(mounter, point, fields):
-    reply = mounter.mount(point, allow_other=fields[0], pairs=fields[1])
+    reply = mounter.mount(point, **fields)
     assert reply.code == -71 and mounts_on(point) == []
 
 

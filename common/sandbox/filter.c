@@ -40,21 +40,22 @@ static void release_filter(scmp_filter_ctx *ctx)
 static int add_call(scmp_filter_ctx ctx, uint32_t action, const struct sandbox_call *call, struct error *err)
 {
     int nr = seccomp_syscall_resolve_name(call->name);
-    struct scmp_arg_cmp cmp = { .arg = call->arg };
+    unsigned count = call->op == 0 ? 0 : 1 + (call->also_arg != 0);
+    struct scmp_arg_cmp cmp[2] = {
+        { .arg = call->arg, .op = (enum scmp_compare)call->op, .datum_a = call->value_a, .datum_b = call->value_b },
+        { .arg = call->also_arg, .op = SCMP_CMP_EQ, .datum_a = call->also_value },
+    };
     int r;
 
     if (nr == __NR_SCMP_ERROR)
         return error_set(err, -ENOSYS, "libseccomp does not know the system call '%s'", call->name);
     if (nr < 0) /* not on this architecture */
         return 0;
-    if (call->op == 0) {
-        r = seccomp_rule_add_array(ctx, action, nr, 0, NULL);
-    } else {
-        cmp.op = call->op == SANDBOX_EQ_SELF ? SCMP_CMP_EQ : (enum scmp_compare)call->op;
-        cmp.datum_a = call->op == SANDBOX_EQ_SELF ? (scmp_datum_t)getpid() : call->value_a;
-        cmp.datum_b = call->value_b;
-        r = seccomp_rule_add_array(ctx, action, nr, 1, &cmp);
+    if (call->op == SANDBOX_EQ_SELF) {
+        cmp[0].op = SCMP_CMP_EQ;
+        cmp[0].datum_a = (scmp_datum_t)getpid();
     }
+    r = seccomp_rule_add_array(ctx, action, nr, count, cmp);
     if (r < 0)
         return error_set(err, r, "cannot add '%s' to the seccomp filter: %s", call->name, strerror(-r));
     return 0;

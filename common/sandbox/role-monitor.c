@@ -22,8 +22,8 @@
 #include "common/sandbox/role.h"
 
 #define CALL(call)                     { .name = #call }
-#define CALL_EQ(call, argument, value) { #call, argument, SCMP_CMP_EQ, value, 0 }
-#define CALL_SELF(call, argument)      { #call, argument, SANDBOX_EQ_SELF, 0, 0 }
+#define CALL_EQ(call, argument, value) { #call, argument, SCMP_CMP_EQ, value, 0, 0, 0 }
+#define CALL_SELF(call, argument)      { #call, argument, SANDBOX_EQ_SELF, 0, 0, 0, 0 }
 
 #define SET(set_name, set_action, set_why)                                                                             \
     static const struct sandbox_call_set set_##set_name = {                                                            \

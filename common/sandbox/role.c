@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -21,10 +22,12 @@
 #include "common/base/util.h"
 
 #define CALL(call)                             { .name = #call }
-#define CALL_EQ(call, argument, value)         { #call, argument, SCMP_CMP_EQ, value, 0 }
-#define CALL_NE(call, argument, value)         { #call, argument, SCMP_CMP_NE, value, 0 }
-#define CALL_WITHOUT_BITS(call, argument, mask) { #call, argument, SCMP_CMP_MASKED_EQ, mask, 0 }
-#define CALL_SELF(call, argument)              { #call, argument, SANDBOX_EQ_SELF, 0, 0 }
+#define CALL_EQ(call, argument, value)         { #call, argument, SCMP_CMP_EQ, value, 0, 0, 0 }
+#define CALL_NE(call, argument, value)         { #call, argument, SCMP_CMP_NE, value, 0, 0, 0 }
+#define CALL_WITHOUT_BITS(call, argument, mask) { #call, argument, SCMP_CMP_MASKED_EQ, mask, 0, 0, 0 }
+#define CALL_SELF(call, argument)              { #call, argument, SANDBOX_EQ_SELF, 0, 0, 0, 0 }
+#define CALL_EQ_BOTH(call, argument, value, also_argument, also_value)                                                 \
+    { #call, argument, SCMP_CMP_EQ, value, 0, also_argument, also_value }
 
 #define SET(set_name, set_action, set_why)                                                                             \
     static const struct sandbox_call_set set_##set_name = {                                                            \
@@ -83,10 +86,14 @@ static const struct sandbox_call client_calls[] = {
     CALL(writev),
     CALL(readv),
     CALL(shutdown),
-    CALL_EQ(setsockopt, 1, IPPROTO_TCP),
     CALL_EQ(fcntl, 1, F_GETFL),
 };
-SET(client, SANDBOX_ALLOW, "bytes of a client's connected stream socket; TCP_NODELAY and corking");
+SET(client, SANDBOX_ALLOW, "bytes of a client's connected stream socket");
+
+static const struct sandbox_call tcp_calls[] = {
+    CALL_EQ_BOTH(setsockopt, 1, IPPROTO_TCP, 2, TCP_NODELAY),
+};
+SET(tcp, SANDBOX_ALLOW, "TCP_NODELAY, which NBD asks for; no other option: some bring whole protocols with them");
 
 static const struct sandbox_call directory_calls[] = {
     CALL_EQ(fcntl, 1, F_GET_SEALS),
@@ -243,8 +250,8 @@ static const struct sandbox_call_set *const negotiator_sets[] = {
 };
 
 static const struct sandbox_call_set *const export_sets[] = {
-    &set_loop,    &set_client,  &set_image,     &set_memory,          &set_process, &set_time,
-    &set_control, &set_observe, SET_UNEXPECTED, &set_unexpected_send, NULL,
+    &set_loop, &set_client,  &set_tcp,     &set_image,     &set_memory,          &set_process,
+    &set_time, &set_control, &set_observe, SET_UNEXPECTED, &set_unexpected_send, NULL,
 };
 
 static const struct sandbox_call_set *const vhost_sets[] = {

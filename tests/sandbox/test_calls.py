@@ -34,6 +34,7 @@ ATTACKS = {
         ("bind", 3, "buf:0100" + "00" * 14, 16), ("listen", 3, 1), ("accept", 3, 0, 0), ("accept4", 3, 0, 0, 0),
         ("sendto", 3, "str:x", 1, 0, "buf:0100" + "00" * 14, 16), ("sendmsg", 3, "buf:" + "00" * 56, 0),
         ("sendmmsg", 3, "buf:" + "00" * 64, 1, 0), ("setsockopt", 3, 1, 2, "buf:01000000", 4),
+        ("setsockopt", 3, 6, 31, "str:tls", 4), ("setsockopt", 3, 6, 13, "str:cubic", 5),
     ],
     "run another program": [
         ("execve", "str:/bin/sh", 0, 0), ("execveat", 0, "str:", 0, 0, 0x1000), ("fork",), ("vfork",),

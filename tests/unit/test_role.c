@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -37,7 +39,8 @@ static void lint_call(const struct sandbox_role *role, const struct sandbox_call
 
     assert_text(call->name);
     assert_int_not_equal(seccomp_syscall_resolve_name(call->name), __NR_SCMP_ERROR);
-    assert_true(call->arg < 6);
+    assert_true(call->arg < 6 && call->also_arg < 6);
+    assert_true(call->also_arg == 0 || (call->op != 0 && call->also_arg != call->arg));
     for (unsigned i = 0; role->call_sets[i] != NULL; i++) {
         for (unsigned k = 0; k < role->call_sets[i]->count; k++) {
             const struct sandbox_call *other = &role->call_sets[i]->calls[k];
@@ -46,7 +49,8 @@ static void lint_call(const struct sandbox_role *role, const struct sandbox_call
                 continue;
             all++;
             unconditional += other->op == 0;
-            same_condition += other->op == call->op && other->arg == call->arg && other->value_a == call->value_a;
+            same_condition += other->op == call->op && other->arg == call->arg && other->value_a == call->value_a &&
+                              other->also_arg == call->also_arg && other->also_value == call->also_value;
         }
     }
     if (same_condition != 1 || (unconditional != 0 && all != 1))
@@ -260,6 +264,25 @@ static void call_sendto_with_address(void)
     sendto(-1, "", 1, MSG_NOSIGNAL, &address, sizeof(address));
 }
 
+static void call_nodelay(void)
+{
+    int one = 1;
+
+    setsockopt(-1, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+}
+
+static void call_upper_layer_protocol(void)
+{
+    setsockopt(-1, IPPROTO_TCP, TCP_ULP, "tls", 4);
+}
+
+static void call_socket_level_option(void)
+{
+    int one = 1;
+
+    setsockopt(-1, SOL_SOCKET, SO_DEBUG, &one, sizeof(one)); /* the number of TCP_NODELAY */
+}
+
 static void call_pread(void)
 {
     char byte;
@@ -307,6 +330,17 @@ static void test_errors_forbidden_calls_kill(void **state)
         assert_killed(sandbox_roles[i]->ipc_role, call_sendto_with_address);
         assert_killed(sandbox_roles[i]->ipc_role, call_setfl);
     }
+}
+
+/* TCP has options that attach kernel TLS, another congestion control or MPTCP's machinery: attack surface, no use. */
+static void test_one_socket_option_is_left_to_one_role(void **state)
+{
+    assert_runs(IPC_ROLE_NBD_EXPORT, call_nodelay);
+    assert_killed(IPC_ROLE_NBD_EXPORT, call_upper_layer_protocol);
+    assert_killed(IPC_ROLE_NBD_EXPORT, call_socket_level_option);
+    for (unsigned i = 1; sandbox_roles[i] != NULL; i++)
+        if (sandbox_roles[i]->ipc_role != IPC_ROLE_NBD_EXPORT)
+            assert_killed(sandbox_roles[i]->ipc_role, call_nodelay);
 }
 
 static void test_image_io_is_for_exports_only(void **state)
@@ -450,6 +484,7 @@ int main(void)
         cmocka_unit_test(test_filter_lets_a_role_live),
         cmocka_unit_test(test_fuse_role_sends_to_nobody),
         cmocka_unit_test(test_errors_forbidden_calls_kill),
+        cmocka_unit_test(test_one_socket_option_is_left_to_one_role),
         cmocka_unit_test(test_image_io_is_for_exports_only),
 #ifdef __x86_64__
         cmocka_unit_test(test_errors_other_architectures_kill),

@@ -378,7 +378,8 @@ static int worker_status(struct worker_handle *worker, const struct ipc_status *
     struct export *export = opaque;
 
     if (status->type == IPC_STATUS_IO_ERROR) {
-        log_io_error(export, &status->io_error);
+        if (worker_may_log(worker)) /* it limits them itself, as long as it is what we think it is */
+            log_io_error(export, &status->io_error);
         return 0;
     }
     return export->type->status != NULL ? export->type->status(export, status) : -EPROTO;

@@ -280,7 +280,7 @@ static int resize(struct fuse_export *fuse, const struct ipc_status *status)
     if (answer.code == 0) {
         fuse->resizing = true;
         fuse->resize_serial = answer.serial;
-    } else {
+    } else if (worker_may_log(fuse->export->worker)) {
         log_warning("export '%s': a client wanted to change the size: %s", fuse->export->id, err.text);
     }
     worker_send(fuse->export->worker, IPC_FUSE_RESIZE, &answer, sizeof(answer), NULL, 0);

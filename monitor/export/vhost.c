@@ -66,6 +66,8 @@ static int vhost_status(struct export *export, const struct ipc_status *status)
 {
     if (status->type != IPC_STATUS_CLIENT_GONE)
         return -EPROTO;
+    if (!worker_may_log(export->worker)) /* a front-end can come and go as often as it likes */
+        return 0;
     if (status->client_gone.error)
         log_warning("export '%s': front-end %llu was dropped: %s", export->id,
                     (unsigned long long)status->client_gone.client_id, status->client_gone.text);

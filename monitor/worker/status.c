@@ -57,8 +57,8 @@ static int handle_failed(struct worker_handle *worker, struct ipc_status *status
     return 0;
 }
 
-/* A worker may not fill the disk with its log. */
-static bool may_log(struct worker_handle *worker)
+/* A worker may not fill the disk with its log, nor with what its owner logs of it. */
+bool worker_may_log(struct worker_handle *worker)
 {
     uint64_t now = now_ns();
 
@@ -80,7 +80,7 @@ static bool may_log(struct worker_handle *worker)
 
 static int handle_log(struct worker_handle *worker, struct ipc_status *status)
 {
-    if (!may_log(worker))
+    if (!worker_may_log(worker))
         return 0;
     ipc_text_sanitize(status->log.text);
     log_message((enum log_level)status->log.level, "worker %s %d%s%s: %s", worker->role->name, (int)worker->pid,

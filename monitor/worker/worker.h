@@ -83,6 +83,12 @@ const struct ipc_status_ready *worker_get_ready(const struct worker_handle *work
 const struct worker_page *worker_get_page(const struct worker_handle *worker);       /* read-only mapping */
 void *worker_get_opaque(const struct worker_handle *worker);
 
+/*
+ * Whether one more line may be logged that this worker's records give cause to; they share one budget with the lines
+ * that it sends itself. What is not logged is counted and told of later.
+ */
+bool worker_may_log(struct worker_handle *worker);
+
 /* Walk all workers that are not gone; stops when visit returns false. */
 void worker_set_foreach(struct worker_set *set, bool (*visit)(struct worker_handle *worker, void *arg), void *arg);
 unsigned worker_set_count(const struct worker_set *set);

@@ -4,6 +4,7 @@
  * in them is said by its export id.
  */
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -119,6 +120,20 @@ static void report_io_errors(struct worker *worker)
         worker_report_io_error(worker, &req, 4096, 512, -ENOSPC);
 }
 
+/* As a worker that has been taken over: without the limit that worker_report_io_error() keeps. */
+static void flood_with_io_errors(void)
+{
+    struct ipc_status status;
+
+    memset(&status, 0, sizeof(status));
+    status.magic = IPC_MAGIC;
+    status.type = IPC_STATUS_IO_ERROR;
+    status.io_error.code = -EIO;
+    for (unsigned i = 0; i < 2000; i++)
+        while (status_write(4, &status) == -EAGAIN)
+            sched_yield();
+}
+
 /* Everything of the C library that is used after lock-down, from an I/O thread, in sizes that make it ask the kernel. */
 static void use_libc(struct io_task *task)
 {
@@ -211,6 +226,8 @@ static int stub_client(struct worker *worker, const void *message, int *fds)
         return -EPROTO;
     if (client->negotiated.export_serial == 15)
         report_io_errors(worker);
+    if (client->negotiated.export_serial == 16)
+        flood_with_io_errors();
     status.client_gone.client_id = client->negotiated.client_id;
     snprintf(status.client_gone.text, sizeof(status.client_gone.text), "%s\x1b",
              write(fds[0], "hello", 5) == 5 ? "served" : "lost");

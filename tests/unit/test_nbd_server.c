@@ -139,6 +139,11 @@ const struct worker_page *worker_get_page(const struct worker_handle *worker)
     return &worker->page;
 }
 
+bool worker_may_log(struct worker_handle *worker)
+{
+    return true;
+}
+
 static void report_ready(struct worker_handle *worker)
 {
     worker->state = WORKER_RUNNING;

@@ -73,6 +73,8 @@ static int on_status(struct worker_handle *worker, const struct ipc_status *stat
     assert_false(f->gone);
     f->status = *status;
     f->statuses++;
+    if (status->type == IPC_STATUS_IO_ERROR && worker_may_log(worker))
+        log_error("as an export would");
     return 0;
 }
 
@@ -281,6 +283,19 @@ static void test_io_errors_are_bounded(void **state)
     worker_drain(f->worker, 10000);
     assert_ended(f, 0, 0, "in order");
     assert_int_equal(f->statuses, 2); /* one for 1000 errors, one for the client */
+}
+
+static void test_what_its_records_make_its_owner_log_is_bounded(void **state)
+{
+    struct fixture *f = *state;
+    struct ipc_client client = { .negotiated = { .export_serial = 16 } };
+
+    start_and_wait(f, "ok");
+    assert_int_equal(worker_send(f->worker, IPC_CLIENT, &client, sizeof(client), (int[]){ 0 }, 1), 0);
+    worker_drain(f->worker, 10000);
+    assert_ended(f, 0, 0, "in order");
+    assert_int_equal(f->statuses, 2001);
+    assert_true(log_lines > 10 && log_lines < 100);
 }
 
 static void test_image_descriptors_are_the_only_ones_of_files(void **state)
@@ -614,6 +629,7 @@ int main(void)
         WORKER_TEST(test_the_c_library_lives_on_after_lock_down),
         WORKER_TEST(test_log_lines_are_bounded),
         WORKER_TEST(test_io_errors_are_bounded),
+        WORKER_TEST(test_what_its_records_make_its_owner_log_is_bounded),
         WORKER_TEST(test_image_descriptors_are_the_only_ones_of_files),
         WORKER_TEST(test_failed_start_is_told_once_and_printable),
         WORKER_TEST(test_crash_while_starting_is_a_failed_start),

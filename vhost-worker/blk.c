@@ -205,7 +205,8 @@ static int parse_get_id(const struct blk_device *dev, struct blk_request *req)
 {
     size_t left = MIN(req->len_bytes, sizeof(dev->serial)), done = 0;
 
-    req->in_len_bytes = (uint32_t)left + 1;
+    /* The status counts only if it follows what was written. */
+    req->in_len_bytes = (uint32_t)left + (left == req->len_bytes);
     for (unsigned i = 0; left > 0; i++) {
         size_t n = MIN(left, req->iov[i].iov_len);
 

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #define TURN_MAX    256u /* requests of one queue before the others of its thread get their turn */
+#define OFFLOAD_BYTES (256u << 10) /* so large a copy is worth another thread, if there is more to do meanwhile */
 #define PUBLISH_MAX 16u  /* finished requests that the driver may have to wait for */
 
 struct vhost_slot {
@@ -221,6 +222,8 @@ static bool slot_start(struct vhost_queue *q, struct vhost_slot *slot)
     default:
         slot->io.op = slot->blk.op;
         slot->io.flags = slot->blk.flags;
+        if (slot->blk.len_bytes >= OFFLOAD_BYTES && vring_available(&q->ring))
+            slot->io.flags |= BLOCK_REQ_OFFLOAD;
         slot->io.offset = slot->blk.offset;
         slot->io.len_bytes = slot->blk.action == BLK_FLUSH ? 0 : slot->blk.len_bytes;
         slot->io.iov = slot->blk.iov;

@@ -16,7 +16,7 @@ static int transfer_nowait(struct file_state *file, struct block_request *req, a
 {
     int ret;
 
-    if (file->in_memory || req->len_bytes > FILE_INLINE_MAX_BYTES || (req->flags & BLOCK_REQ_NO_INLINE) != 0 ||
+    if (file->in_memory || req->len_bytes > FILE_INLINE_MAX_BYTES || (req->flags & (BLOCK_REQ_NO_INLINE | BLOCK_REQ_OFFLOAD)) != 0 ||
         atomic_load_explicit(unsupported, memory_order_relaxed))
         return -EAGAIN;
     ret = io_request_transfer(req, file->fd, RWF_NOWAIT);

@@ -306,6 +306,8 @@ int file_execute(struct file_state *file, struct block_request *req)
 {
     bool small = req->len_bytes <= FILE_INLINE_MAX_BYTES;
 
+    if (req->flags & BLOCK_REQ_OFFLOAD)
+        return io_queue_offload(req->queue, req);
     if (file->in_memory && small)
         return io_request_run(req, file->fd);
     req->offload = !small;

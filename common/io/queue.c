@@ -214,6 +214,20 @@ int io_queue_call(struct io_queue *queue, struct block_request *req,
     return BLOCK_PENDING;
 }
 
+int io_queue_offload(struct io_queue *queue, struct block_request *req)
+{
+    struct io_request_list list;
+
+    if (inline_only(req))
+        return -EAGAIN;
+    req->queue = queue;
+    req->work = NULL;
+    io_request_list_init(&list);
+    io_request_list_append(&list, req);
+    io_pool_submit(queue->engine->pool, &list);
+    return BLOCK_PENDING;
+}
+
 struct io_loop *io_queue_loop(const struct io_queue *queue)
 {
     return queue->loop;

@@ -40,6 +40,11 @@ enum block_op {
 #define BLOCK_REQ_INLINE_ONLY (1u << 3)
 /* READ, WRITE: an attempt with INLINE_ONLY has just failed with -EAGAIN: queue the request without trying again. */
 #define BLOCK_REQ_NO_INLINE (1u << 4)
+/*
+ * READ, WRITE: large, and the caller has others to go on with: where this thread could do it at once, leave it to a thread
+ * of the pool, which begins now.
+ */
+#define BLOCK_REQ_OFFLOAD (1u << 5)
 
 #define BLOCK_PENDING 1
 

@@ -75,12 +75,33 @@ static void test_direct_io_is_never_inline(void **state)
     assert_int_equal(call_wait(f, &call), 0);
 }
 
+/* Pending even where this thread could do it, and begun before the loop's turn ends. */
+static void test_what_is_offloaded_is_done_by_another_thread(void **state)
+{
+    static const enum block_op ops[] = { BLOCK_OP_WRITE, BLOCK_OP_READ };
+    struct block_fixture *f = *state;
+    uint8_t wrote[BYTES], got[BYTES];
+    struct block_call call;
+
+    fixture_open_file(f, 1 << 20, 0);
+    pattern_fill(wrote, 4096, sizeof(wrote), 9);
+    for (unsigned i = 0; i < ARRAY_SIZE(ops); i++) {
+        start(f, &call, ops[i], BLOCK_REQ_OFFLOAD, 4096, ops[i] == BLOCK_OP_WRITE ? wrote : got, BYTES);
+        assert_int_equal(call_start(f, &call), BLOCK_PENDING);
+        assert_int_equal(call_wait(f, &call), 0);
+    }
+    assert_memory_equal(got, wrote, BYTES);
+    start(f, &call, BLOCK_OP_READ, BLOCK_REQ_OFFLOAD | BLOCK_REQ_INLINE_ONLY, 0, got, BYTES);
+    assert_int_equal(call_start(f, &call), -EAGAIN);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(test_inline_only_is_never_pending),
         FIXTURE_TEST(test_inline_only_refuses_what_would_wait),
         FIXTURE_TEST(test_direct_io_is_never_inline),
+        FIXTURE_TEST(test_what_is_offloaded_is_done_by_another_thread),
     };
 
     return RUN_VARIANTS("inline", tests);

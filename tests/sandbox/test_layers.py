@@ -189,14 +189,15 @@ def test_descriptors_of_a_vhost_worker(running, build):
 
 
 def test_descriptors_of_a_fuse_worker(running, build):
-    """Pairs of one connection to /dev/fuse, and no directory, mount point or other mount."""
+    """Pairs of one connection to /dev/fuse, a pipe for each thread, and no directory, mount point or other mount."""
     worker = worker_of(running, "fuse")
     count = io_threads(worker["pid"])
     rings = count if worker["engine"] == "io_uring" else 0
     have = sandbox.kinds_of_descriptors(worker["pid"])
     pairs = have.pop("/dev/fuse")
     assert pairs > 0 and pairs % 2 == 0
-    assert have == expected(build, running, 1 + count, **{"[io_uring]": rings, str(running.image): 1})
+    want = expected(build, running, 1 + count, **{"[io_uring]": rings, str(running.image): 1, "pipe": 2 * count})
+    assert have == want
 
 
 def test_negotiator_with_a_client_holds_that_client_only(running):

@@ -1,0 +1,746 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""FUSE exports as clients see them: a regular file that programs of others read, write, resize and mount."""
+
+import errno
+import json
+import os
+import re
+import stat
+
+import pytest
+
+from support import fuse, guest, images, process
+from support.fuse import as_account, mount_point, mounts_on, output, python
+from support.images import KIB, MIB, pattern
+from support.process import wait_for
+from support.qmp import QmpError
+
+SIZE = 64 * MIB
+
+
+@pytest.fixture(autouse=True)
+def needs_fuse():
+    fuse.need()
+
+
+@pytest.fixture
+def point(tmp):
+    return mount_point(tmp / "mnt.img")
+
+
+@pytest.fixture(params=["memory", "disk", "direct"])
+def anywhere(request, server, image, disk_image):
+    """A node over an image in memory, in a disk's page cache, or on a disk with O_DIRECT."""
+    make = image if request.param == "memory" else disk_image
+    path = make("disk.img", size=SIZE)
+    members = {"cache": {"direct": True}} if request.param == "direct" else {}
+    try:
+        server.add_file("disk", path, discard="unmap", **members)
+    except QmpError as error:
+        if request.param == "direct" and "O_DIRECT" in str(error):
+            pytest.skip("this disk's file system has no O_DIRECT")
+        raise
+    return path
+
+
+@pytest.fixture
+def disk(server, image):
+    path = image("disk.img", size=SIZE)
+    server.add_file("disk", path, discard="unmap")
+    return path
+
+
+# ---- Programs of others ----
+
+def test_qemu_img_takes_it_for_a_raw_image(server, anywhere, point, tmp):
+    process.need("qemu-img")
+    fuse.export(server, "disk", point)
+    info = json.loads(output("qemu-img", "info", "--output=json", "-f", "raw", point))
+    assert info["virtual-size"] == SIZE
+    source = images.make(tmp / "source.img", SIZE, seed=7)
+    os.truncate(source, SIZE)
+    as_account("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", source, point)
+    as_account("qemu-img", "compare", "-f", "raw", "-F", "raw", source, point)
+    as_account("qemu-img", "convert", "-f", "raw", "-O", "qcow2", point, tmp / "copy.qcow2")
+    as_account("qemu-img", "compare", "-f", "raw", "-F", "qcow2", source, tmp / "copy.qcow2")
+    server.qmp.cmd("block-export-del", {"id": "exp-disk"})
+    as_account("cmp", source, anywhere)
+
+
+@pytest.mark.parametrize("flags", [(), ("oflag=direct", "iflag=direct")])
+@pytest.mark.parametrize("block", ["4k", "1M", "4M", "512"])
+def test_dd_in_and_out(server, anywhere, point, tmp, flags, block):
+    fuse.export(server, "disk", point)
+    source = images.make(tmp / "source.img", 4 * MIB, seed=3)
+    count = min(4 * MIB // {"4k": 4096, "1M": MIB, "4M": 4 * MIB, "512": 512}[block], 512)
+    out = [f for f in flags if f[0] == "o"]
+    into = [f for f in flags if f[0] == "i"]
+    as_account("dd", f"if={source}", f"of={point}", f"bs={block}", f"count={count}", "conv=notrunc,fsync", *out)
+    as_account("dd", f"if={point}", f"of={tmp}/back.img", f"bs={block}", f"count={count}", *into)
+    size = os.path.getsize(tmp / "back.img")
+    assert images.read(tmp / "back.img") == images.read(source, 0, size)
+    assert images.read(anywhere, 0, size) == images.read(source, 0, size)
+
+
+def test_cp_keeps_what_is_sparse(server, anywhere, point, tmp):
+    with open(anywhere, "r+b") as image:
+        for offset in (0, 8 * MIB, SIZE - 64 * KIB):
+            image.seek(offset)
+            image.write(pattern(64 * KIB))
+    fuse.export(server, "disk", point)
+    as_account("cp", "--sparse=auto", point, tmp / "copy.img")
+    assert os.path.getsize(tmp / "copy.img") == SIZE
+    assert images.allocated(tmp / "copy.img") < MIB
+    as_account("cmp", point, tmp / "copy.img")
+
+
+@pytest.mark.parametrize("engine_args", [
+    ["--ioengine=psync"], ["--ioengine=libaio", "--iodepth=16"], ["--ioengine=io_uring", "--iodepth=16"],
+    ["--ioengine=psync", "--numjobs=4", "--size=8M", "--offset_increment=8M"]], ids=["psync", "libaio", "io_uring", "jobs"])
+@pytest.mark.parametrize("direct", [0, 1])
+def test_fio_verifies(server, anywhere, point, tmp, engine_args, direct):
+    process.need("fio")
+    fuse.export(server, "disk", point)
+    as_account("fio", "--name=verify", f"--filename={point}", "--rw=randrw", "--bs=4k-256k", "--bs_unaligned=0",
+               f"--direct={direct}", "--verify=crc32c", "--verify_fatal=1", "--size=32M", f"--aux-path={tmp}",
+               "--allow_file_create=0", "--fsync=64", *engine_args)
+
+
+@pytest.mark.parametrize("direct_image", [False, True])
+def test_fsx_for_100000_operations(server, disk_image, point, tmp, direct_image):
+    """The file system exerciser of xfstests: reads, writes, truncates, fallocates of any size and alignment."""
+    process.need("fsx")
+    members = {"cache": {"direct": True}} if direct_image else {}
+    server.add_file("disk", disk_image("disk.img", size=MIB), discard="unmap", **members)
+    fuse.export(server, "disk", point, growable=True)
+    logs = tmp / "logs"
+    logs.mkdir(mode=0o777)
+    os.chmod(logs, 0o777)
+    count = 30000 if direct_image else 100000
+    text = output("fsx", "-P", logs, "-R", "-W", "-q", "-l", "3000000", "-N", str(count), point, timeout=170)
+    assert f"All {count} operations completed A-OK" in text
+    as_account("cmp", point, tmp / "disk.img")
+
+
+def test_file_system_in_it_is_mounted_through_a_loop_device(server, disk, point, tmp):
+    process.need("mkfs.ext4", "losetup", "fsck.ext4", "mount")
+    if os.getuid() != 0:
+        pytest.skip("only root may mount")
+    where = tmp / "mounted"
+    where.mkdir()
+    with fuse.fuse_conf("user_allow_other\n"):
+        fuse.export(server, "disk", point, **{"allow-other": "on"})
+    process.run("mkfs.ext4", "-q", "-F", point)
+    loop = process.output("losetup", "--find", "--show", point).strip()
+    try:
+        process.run("mount", loop, where)
+        try:
+            for i in range(50):
+                (where / f"file{i}").write_bytes(pattern(100 * KIB, i))
+            process.run("sync", "-f", where)
+            with pytest.raises(QmpError, match="still in use"):
+                server.qmp.cmd("block-export-del", {"id": "exp-disk"})
+        finally:
+            process.run("umount", where)
+        process.run("fsck.ext4", "-f", "-n", loop)
+        # A process that is just being put into a mount namespace of its own may still have the mount in there.
+        wait_for(lambda: process.run("mount", "-o", "ro", loop, where, status=None).returncode == 0, "a second mount")
+        try:
+            for i in range(50):
+                assert (where / f"file{i}").read_bytes() == pattern(100 * KIB, i)
+        finally:
+            process.run("umount", where)
+    finally:
+        process.run("losetup", "-d", loop)
+    wait_for(lambda: loop not in process.output("losetup", "-a"), "the loop device to let go")
+    server.qmp.cmd("block-export-del", {"id": "exp-disk"})
+    process.run("fsck.ext4", "-f", "-n", disk)
+
+
+def test_guest_uses_it_as_a_disk(server, disk, point, tmp):
+    """A virtual machine makes a file system in the mounted file, uses it, and finds it in order after a new start."""
+    fuse.need()
+    with fuse.fuse_conf("user_allow_other\n"):
+        fuse.export(server, "disk", point, **{"allow-other": "on"})
+    device = ["-drive", f"file={point},format=raw,if=none,id=d,cache=none", "-device", "virtio-blk-pci,drive=d"]
+    script = """
+check mkfs.ext4 -q -F /dev/vda
+check mount /dev/vda /mnt
+check dd if=/dev/urandom of=/mnt/data bs=64k count=200
+md5sum /mnt/data | cut -d' ' -f1 >/mnt/sum
+check umount /mnt
+"""
+    guest.Guest(tmp, script, device).finish()
+    script = """
+check e2fsck -f -n /dev/vda
+check mount /dev/vda /mnt
+check [ "$(md5sum /mnt/data | cut -d' ' -f1)" = "$(cat /mnt/sum)" ]
+check umount /mnt
+"""
+    guest.Guest(tmp, script, device).finish()
+    server.qmp.cmd("block-export-del", {"id": "exp-disk"})
+
+
+# ---- Attributes ----
+
+def test_stat_and_du_show_size_and_allocation(server, anywhere, point):
+    fuse.export(server, "disk", point)
+    assert output("stat", "-c", "%s %b %a %U %h %F", point).split()[:4] == [str(SIZE), "0", "600", "bulkhead"]
+    as_account("dd", "if=/dev/urandom", f"of={point}", "bs=1M", "count=3", "seek=5", "conv=notrunc,fsync")
+    assert int(output("du", "-k", point).split()[0]) == 3072
+    assert int(output("du", "-k", "--apparent-size", point).split()[0]) == SIZE // KIB
+    assert int(output("stat", "-c", "%b", point)) * 512 == images.allocated(anywhere)
+
+
+def test_times_follow_the_image(server, disk, point):
+    fuse.export(server, "disk", point)
+    os.utime(disk, (1000000000, 1000000000))
+    assert output("stat", "-c", "%Y", point).strip() == "1000000000"
+    as_account("dd", "if=/dev/zero", f"of={point}", "bs=4k", "count=1", "conv=notrunc")
+    assert output("stat", "-c", "%Y", point).strip() != "1000000000"
+
+
+def test_mode_may_be_what_the_mount_holds(server, disk, point):
+    fuse.export(server, "disk", point)
+    as_account("chmod", "400", point)
+    assert output("stat", "-c", "%a", point).strip() == "400"
+    assert "Operation not permitted" in as_account("chmod", "644", point, status=1).stderr_text
+    assert "not supported" in python("""
+try:
+    os.chown(sys.argv[1], -1, os.getgid())
+except OSError as e:
+    print(e)""", point)
+
+
+def test_read_only_file_cannot_be_made_writable(server, disk, point):
+    fuse.export(server, "disk", point, writable=False)
+    assert output("stat", "-c", "%a", point).strip() == "400"
+    assert "Read-only file system" in as_account("chmod", "600", point, status=1).stderr_text
+
+
+def test_allow_other_lets_others_in_as_far_as_owner_and_mode_say(server, disk, point):
+    if os.getuid() != 0:
+        pytest.skip("needs two accounts")
+    with fuse.fuse_conf("user_allow_other\n"):
+        fuse.export(server, "disk", point, **{"allow-other": "auto"})
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    assert "Permission denied" in process.run(*nobody, "dd", f"if={point}", "count=1", status=1).stderr_text
+    as_account("chmod", "644", point)
+    process.run(*nobody, "dd", f"if={point}", "of=/dev/null", "count=1")
+    os.chown(point, 65534, 65534)
+    assert os.stat(point).st_uid == 65534
+    process.run(*nobody, "dd", "if=/dev/zero", f"of={point}", "count=1", "conv=notrunc")
+
+
+def test_without_allow_other_not_even_root_gets_in(server, disk, point):
+    if os.getuid() != 0:
+        pytest.skip("needs root")
+    with fuse.fuse_conf("# nothing\n"):
+        fuse.export(server, "disk", point, **{"allow-other": "auto"})
+    with pytest.raises(PermissionError):
+        os.stat(point)
+
+
+def test_file_system_statistics_show_how_full_the_image_is(server, anywhere, point):
+    fuse.export(server, "disk", point)
+    as_account("dd", "if=/dev/urandom", f"of={point}", "bs=1M", "count=16", "conv=notrunc,fsync")
+    blocks, free, block_size = map(int, output("stat", "-f", "-c", "%b %f %S", point).split())
+    assert blocks * block_size == SIZE
+    assert abs((blocks - free) * block_size - 16 * MIB) < 256 * KIB
+
+
+# ---- Reading and writing ----
+
+def test_end_of_the_file(server, anywhere, point):
+    """Reads and writes stop at the end; behind it the disk is full."""
+    fuse.export(server, "disk", point)
+    text = python("""
+fd = os.open(sys.argv[1], os.O_RDWR)
+size = os.fstat(fd).st_size
+print(len(os.pread(fd, 1000, size - 100)), len(os.pread(fd, 10, size)), len(os.pread(fd, 10, size + 5)))
+print(os.pwrite(fd, b'x' * 1000, size - 100))
+for offset in (size, size + 100):
+    try:
+        os.pwrite(fd, b'x', offset)
+    except OSError as e:
+        print(errno.errorcode[e.errno])
+""", point)
+    assert text.split() == ["100", "0", "0", "100", "ENOSPC", "ENOSPC"]
+    assert os.path.getsize(anywhere) == SIZE
+
+
+def test_any_alignment(server, anywhere, point):
+    """Also where the image is O_DIRECT: parts of blocks are read, modified and written."""
+    fuse.export(server, "disk", point)
+    text = python("""
+import random
+rnd = random.Random(1)
+size = 300000
+model = bytearray(size)
+fd = os.open(sys.argv[1], os.O_RDWR)
+for i in range(300):
+    at = rnd.randrange(size - 1)
+    data = rnd.randbytes(rnd.randrange(1, min(70000, size - at)))  if size - at > 1 else b'x'
+    assert os.pwrite(fd, data, at) == len(data)
+    model[at:at + len(data)] = data
+    at = rnd.randrange(size)
+    n = rnd.randrange(1, size - at + 1)
+    assert os.pread(fd, n, at) == model[at:at + n]
+print('same', os.pread(fd, size, 0) == model)
+""", point)
+    assert text == "same True\n"
+
+
+def length_is(path, size):
+    """With O_DIRECT whole blocks are written, so that the last one may be longer than the file that clients see."""
+    return 0 <= os.path.getsize(path) - size < 4096
+
+
+@pytest.mark.parametrize("bytes_at_once", [100, 4096, 300000, 3 * MIB])
+def test_growable_file_grows(server, anywhere, point, bytes_at_once):
+    fuse.export(server, "disk", point, growable=True)
+    text = python("""
+n = int(sys.argv[2])
+with open(sys.argv[1], 'ab', buffering=0) as f:
+    size = os.fstat(f.fileno()).st_size
+    for i in range(5):
+        assert f.write(bytes([i + 1]) * n) == n
+    assert os.fstat(f.fileno()).st_size == size + 5 * n
+with open(sys.argv[1], 'rb') as f:
+    f.seek(size)
+    print(f.read() == b''.join(bytes([i + 1]) * n for i in range(5)))
+""", point, bytes_at_once)
+    assert text == "True\n"
+    assert length_is(anywhere, SIZE + 5 * bytes_at_once)
+
+
+def test_file_of_any_length_is_copied_into_a_growable_one(server, anywhere, point, tmp):
+    source = images.make(tmp / "source", 1234567, seed=1)
+    os.truncate(source, 1234567)
+    fuse.export(server, "disk", point, growable=True)
+    as_account("cp", source, point)
+    as_account("cmp", source, point)
+    server.qmp.cmd("block-export-del", {"id": "exp-disk"})
+    assert length_is(anywhere, 1234567)
+    as_account("cmp", "-n", "1234567", source, anywhere)
+
+
+def test_what_is_written_beyond_a_gap_leaves_zeros(server, disk, point):
+    fuse.export(server, "disk", point, growable=True)
+    as_account("dd", "if=/dev/zero", f"of={point}", "bs=1", "count=1", f"seek={SIZE + 9999}", "conv=notrunc")
+    assert os.path.getsize(disk) == SIZE + 10000
+    assert images.read(disk, SIZE) == bytes(10000)
+
+
+@pytest.mark.parametrize("growable", [False, True])
+def test_truncating(server, anywhere, point, growable):
+    """The size may be set where nobody else relies on it, also without growable: as by block_resize."""
+    images.make(anywhere, SIZE, seed=5)
+    fuse.export(server, "disk", point, growable=growable)
+    for size in (SIZE + 12345, 1000, 0, 99999):
+        as_account("truncate", f"--size={size}", point)
+        assert output("stat", "-c", "%s", point).strip() == str(size)
+        assert os.path.getsize(anywhere) == size
+    assert images.read(anywhere) == bytes(99999)
+
+
+def test_other_programs_that_rely_on_the_size_keep_it(server, disk, point):
+    process.need("qemu-io")
+    fuse.export(server, "disk", point)
+    reader = fuse.popen_as_account("qemu-io", "-r", "-U", "-f", "raw", disk, stdin=process.subprocess.PIPE,
+                                   stdout=process.subprocess.PIPE)
+    try:
+        # With -U it shares everything; a plain reader could not have come in beside a writer.
+        as_account("truncate", "--size=1M", point)
+    finally:
+        reader.communicate(b"quit\n")
+
+
+def test_sync_flags_and_fsync(server, anywhere, point):
+    fuse.export(server, "disk", point)
+    assert python("""
+for flag in (os.O_SYNC, os.O_DSYNC, 0):
+    fd = os.open(sys.argv[1], os.O_RDWR | flag)
+    os.pwrite(fd, b'synced', 4096)
+    os.fdatasync(fd)
+    os.fsync(fd)
+    os.close(fd)
+print('done')""", point) == "done\n"
+    assert images.read(anywhere, 4096, 6) == b"synced"
+
+
+def test_private_mapping_reads_the_image(server, anywhere, point):
+    images.make(anywhere, SIZE, seed=5)
+    fuse.export(server, "disk", point)
+    assert python("""
+import mmap
+fd = os.open(sys.argv[1], os.O_RDWR)
+m = mmap.mmap(fd, 1 << 20, flags=mmap.MAP_PRIVATE)
+print(m[:] == os.pread(fd, 1 << 20, 0))
+try:
+    mmap.mmap(fd, 4096, flags=mmap.MAP_SHARED)
+except OSError as e:
+    print(errno.errorcode[e.errno])""", point).split() == ["True", "ENODEV"]
+
+
+# ---- fallocate and lseek ----
+
+def fallocate(point, mode, offset, length):
+    return python("""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+fd = os.open(sys.argv[1], os.O_RDWR)
+r = libc.fallocate(fd, int(sys.argv[2]), ctypes.c_long(int(sys.argv[3])), ctypes.c_long(int(sys.argv[4])))
+print(r == 0 and 'ok' or errno.errorcode[ctypes.get_errno()])
+print(os.fstat(fd).st_size, os.fstat(fd).st_blocks * 512)
+""", point, mode, offset, length).split()
+
+
+KEEP, PUNCH, ZERO, COLLAPSE = 1, 2, 0x10, 8
+
+
+def test_punch_hole(server, anywhere, point):
+    images.make(anywhere, SIZE, seed=5)
+    fuse.export(server, "disk", point)
+    before = images.read(anywhere)
+    assert fallocate(point, PUNCH | KEEP, MIB, 4 * MIB)[:2] == ["ok", str(SIZE)]
+    assert images.allocated(anywhere) <= SIZE - 4 * MIB
+    assert images.read(anywhere) == before[:MIB] + bytes(4 * MIB) + before[5 * MIB:]
+    assert fallocate(point, PUNCH | KEEP, SIZE - 100, 5000)[0] == "ok"
+    assert fallocate(point, PUNCH | KEEP, SIZE + 100, 5000)[:2] == ["ok", str(SIZE)]
+    assert images.read(anywhere, SIZE - 100) == bytes(100)
+
+
+def test_zero_range(server, anywhere, point):
+    images.make(anywhere, SIZE, seed=5)
+    fuse.export(server, "disk", point, growable=True)
+    before = images.read(anywhere)
+    assert fallocate(point, ZERO, 12345, 54321)[:2] == ["ok", str(SIZE)]
+    assert images.read(anywhere) == before[:12345] + bytes(54321) + before[12345 + 54321:]
+    assert fallocate(point, ZERO | KEEP, SIZE - 1000, 5000)[:2] == ["ok", str(SIZE)]
+    assert fallocate(point, ZERO, SIZE - 1000, 5000)[:2] == ["ok", str(SIZE + 4000)]
+    assert images.read(anywhere, SIZE - 1000) == bytes(5000)
+
+
+def test_allocate(server, anywhere, point):
+    fuse.export(server, "disk", point, growable=True)
+    ok, size, allocated = fallocate(point, 0, 0, 8 * MIB)
+    assert (ok, size) == ("ok", str(SIZE)) and int(allocated) >= 8 * MIB
+    ok, size, allocated = fallocate(point, KEEP, SIZE - MIB, 2 * MIB)
+    assert (ok, size) == ("ok", str(SIZE)) and int(allocated) >= 9 * MIB
+    assert fallocate(point, 0, SIZE, 3 * MIB + 7)[:2] == ["ok", str(SIZE + 3 * MIB + 7)]
+    assert os.path.getsize(anywhere) == SIZE + 3 * MIB + 7
+
+
+def test_other_modes_are_not_supported(server, disk, point):
+    fuse.export(server, "disk", point)
+    assert fallocate(point, COLLAPSE, 0, MIB)[0] == "ENOTSUP"  # on Linux the same number as EOPNOTSUPP
+
+
+def test_data_and_holes_are_found(server, anywhere, point):
+    with open(anywhere, "r+b") as image:
+        for offset in (MIB, 8 * MIB, 60 * MIB):
+            image.seek(offset)
+            image.write(pattern(MIB))
+    fuse.export(server, "disk", point)
+    text = python("""
+fd = os.open(sys.argv[1], os.O_RDONLY)
+at = 0
+try:
+    while True:
+        data = os.lseek(fd, at, os.SEEK_DATA)
+        at = os.lseek(fd, data, os.SEEK_HOLE)
+        print(data >> 20, at >> 20)
+except OSError as e:
+    print(errno.errorcode[e.errno])
+print(os.lseek(fd, os.fstat(fd).st_size - 1, os.SEEK_HOLE) == os.fstat(fd).st_size - 1)
+for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+    try:
+        os.lseek(fd, os.fstat(fd).st_size, whence)
+    except OSError as e:
+        print(errno.errorcode[e.errno])
+""", point)
+    assert text.split("\n")[:-1] == ["1 2", "8 9", "60 61", "ENXIO", "True", "ENXIO", "ENXIO"]
+
+
+# ---- Read-only ----
+
+def test_read_only_export_refuses_what_writes(server, disk, point):
+    images.make(disk, SIZE, seed=5)
+    with fuse.fuse_conf("user_allow_other\n"):
+        fuse.export(server, "disk", point, writable=False, **{"allow-other": "on"})
+    for flags in (os.O_RDWR, os.O_WRONLY, os.O_RDONLY | os.O_TRUNC):
+        with pytest.raises(OSError) as error:
+            os.close(os.open(point, flags))  # root, whom the mode does not stop
+        assert error.value.errno == errno.EROFS
+    with pytest.raises(OSError) as error:
+        os.truncate(point, 0)
+    assert error.value.errno == errno.EROFS
+    assert "Permission denied" in as_account("dd", "if=/dev/zero", f"of={point}", "count=1", status=1).stderr_text
+    assert images.read(point) == images.read(disk)
+
+
+def test_two_read_only_exports_of_one_node(server, disk, tmp):
+    images.make(disk, SIZE, seed=5)
+    points = [mount_point(tmp / f"m{i}") for i in range(2)]
+    for i, path in enumerate(points):
+        fuse.export(server, "disk", path, writable=False, ident=f"e{i}")
+    as_account("cmp", *points)
+
+
+# ---- Together with others ----
+
+def test_nbd_and_fuse_see_each_other_at_once(server, anywhere, point, tmp):
+    process.need("qemu-io")
+    server.nbd_start()
+    server.export("disk", id="nbd")
+    fuse.export(server, "disk", point, ident="fuse")
+    for i in range(20):
+        offset = i * 100000
+        process.run("qemu-io", "-f", "raw", "-c", f"write -P {i + 1} {offset} 70000", server.uri("disk"))
+        assert python("print(set(os.pread(os.open(sys.argv[1], os.O_RDONLY), 70000, int(sys.argv[2]))))", point,
+                      offset) == f"{{{i + 1}}}\n"
+        python("os.pwrite(os.open(sys.argv[1], os.O_WRONLY), bytes([int(sys.argv[3])]) * 50000, int(sys.argv[2]))", point,
+               offset, 200 - i)
+        text = process.output("qemu-io", "-f", "raw", "-c", f"read -P {200 - i} {offset} 50000", server.uri("disk"))
+        assert "Pattern verification failed" not in text
+
+
+def test_one_open_file_sees_what_nbd_writes(server, anywhere, point):
+    """The kernel keeps no copy of what a client has read."""
+    process.need("qemu-io")
+    server.nbd_start()
+    server.export("disk", id="nbd")
+    fuse.export(server, "disk", point, ident="fuse")
+    text = python("""
+import subprocess
+fd = os.open(sys.argv[1], os.O_RDONLY)
+for i in range(1, 6):
+    os.pread(fd, 65536, 0)
+    subprocess.run(['qemu-io', '-f', 'raw', '-c', f'write -P {i} 0 64k', sys.argv[2]], check=True, stdout=subprocess.DEVNULL)
+    print(set(os.pread(fd, 65536, 0)))
+""", point, server.uri("disk"))
+    assert text == "".join(f"{{{i}}}\n" for i in range(1, 6))
+
+
+def test_growth_is_seen_by_nbd(server, disk, point):
+    process.need("nbdinfo")
+    server.nbd_start()
+    server.export("disk", id="nbd")
+    fuse.export(server, "disk", point, ident="fuse", growable=True)
+    as_account("truncate", f"--size={SIZE + MIB}", point)
+    wait_for(lambda: int(process.output("nbdinfo", "--size", server.uri("disk"))) == SIZE + MIB, "NBD to see the new size")
+
+
+def test_block_resize_is_seen_at_once(server, disk, point):
+    fuse.export(server, "disk", point)
+    server.qmp.cmd("block_resize", {"node-name": "disk", "size": SIZE + MIB})
+    wait_for(lambda: output("stat", "-c", "%s", point).strip() == str(SIZE + MIB), "the file to have the new size")
+    as_account("dd", "if=/dev/urandom", f"of={point}", "bs=1M", "count=1", f"seek={SIZE // MIB}", "conv=notrunc")
+
+
+def test_export_over_the_image_itself(server, disk):
+    """The image is open already; the mount hides it from those who come later, and shows it again at the end."""
+    content = pattern(MIB, 1)
+    with open(disk, "r+b") as image:
+        image.write(content)
+    fuse.export(server, "disk", disk)
+    assert python("print(os.stat(sys.argv[1]).st_dev)", disk) != f"{os.stat(disk.parent).st_dev}\n"
+    as_account("dd", "if=/dev/zero", f"of={disk}", "bs=4k", "count=1", "conv=notrunc")
+    server.qmp.cmd("block-export-del", {"id": "exp-disk"})
+    assert images.read(disk, 0, MIB) == bytes(4096) + content[4096:]
+
+
+def test_window_of_an_image(server, disk, point):
+    images.make(disk, SIZE, seed=5)
+    server.qmp.cmd("blockdev-add", {"driver": "raw", "node-name": "window", "file": "disk", "offset": MIB, "size": 2 * MIB})
+    fuse.export(server, "window", point)
+    assert output("stat", "-c", "%s", point).strip() == str(2 * MIB)
+    assert "Operation not supported" in as_account("truncate", "--size=1M", point, status=1).stderr_text
+    as_account("dd", "if=/dev/zero", f"of={point}", "bs=1M", "count=1", "conv=notrunc")
+    assert images.read(disk, MIB, MIB) == bytes(MIB)
+
+
+def test_node_without_storage(server, point):
+    server.qmp.cmd("blockdev-add", {"driver": "null-co", "node-name": "null", "size": 10 * MIB, "read-zeroes": True})
+    fuse.export(server, "null", point)
+    assert output("stat", "-c", "%s %b", point).split() == [str(10 * MIB), str(10 * MIB // 512)]
+    as_account("dd", f"if={point}", "of=/dev/null", "bs=1M")
+
+
+def test_errors_of_the_storage_reach_the_client(server, disk, point):
+    server.qmp.cmd("blockdev-add", {
+        "driver": "blkdebug", "node-name": "bad", "image": "disk",
+        "inject-error": [{"event": "none", "iotype": "read", "errno": 5, "sector": 8},
+                         {"event": "none", "iotype": "write", "errno": 28, "sector": 16}]})
+    fuse.export(server, "bad", point)
+    assert python("""
+fd = os.open(sys.argv[1], os.O_RDWR)
+for call in (lambda: os.pread(fd, 512, 4096), lambda: os.pwrite(fd, b'x', 8192), lambda: os.pread(fd, 512, 0)):
+    try:
+        call()
+        print('ok')
+    except OSError as e:
+        print(errno.errorcode[e.errno])""", point).split() == ["EIO", "ENOSPC", "ok"]
+
+
+# ---- The end of an export ----
+
+def test_safe_removal_waits_for_nobody(server, disk, point):
+    fuse.export(server, "disk", point)
+    client = fuse.popen_as_account("sh", "-c", f"exec 3<{point}; echo open; read line", stdin=process.subprocess.PIPE,
+                                   stdout=process.subprocess.PIPE)
+    assert client.stdout.readline() == b"open\n"
+    with pytest.raises(QmpError, match="still in use"):
+        server.qmp.cmd("block-export-del", {"id": "exp-disk"})
+    as_account("cat", point, timeout=60)
+    client.communicate(b"\n")
+    server.qmp.cmd("block-export-del", {"id": "exp-disk"})
+    assert mounts_on(point) == [] and point.read_bytes() == b"below"
+
+
+def test_hard_removal_ends_clients(server, disk, point):
+    fuse.export(server, "disk", point)
+    client = fuse.popen_as_account(
+        "/usr/bin/python3", "-c", "import os, sys\nfd = os.open(sys.argv[1], os.O_RDONLY)\nprint('open', flush=True)\n"
+        "sys.stdin.readline()\ntry:\n    os.pread(fd, 1, 0)\nexcept OSError as e:\n    print(e.strerror)", str(point),
+        stdin=process.subprocess.PIPE, stdout=process.subprocess.PIPE)
+    assert client.stdout.readline() == b"open\n"
+    server.qmp.cmd("block-export-del", {"id": "exp-disk", "mode": "hard"})
+    server.qmp.wait_event("BLOCK_EXPORT_DELETED", id="exp-disk")
+    assert mounts_on(point) == [] and point.read_bytes() == b"below"
+    assert client.communicate(b"\n", timeout=20)[0].strip() in (b"Transport endpoint is not connected",
+                                                                b"Software caused connection abort")
+
+
+def test_mount_point_is_free_again_at_once(server, disk, point):
+    for i in range(20):
+        fuse.export(server, "disk", point, ident=f"e{i}")
+        server.qmp.cmd("block-export-del", {"id": f"e{i}", "mode": "hard" if i % 2 else "safe"})
+        assert mounts_on(point) == []
+
+
+def test_quit_unmounts_everything(server, image, tmp):
+    points = []
+    for i in range(8):
+        server.add_file(f"n{i}", image(f"d{i}.img"))
+        points.append(mount_point(tmp / f"m {i}"))
+        fuse.export(server, f"n{i}", points[-1])
+    client = fuse.popen_as_account("sh", "-c", f"exec 3<'{points[0]}'; echo open; read line",
+                                   stdin=process.subprocess.PIPE, stdout=process.subprocess.PIPE)
+    assert client.stdout.readline() == b"open\n"
+    server.stop()
+    for path in points:
+        assert mounts_on(path) == [] and path.read_bytes() == b"below"
+    client.communicate(b"\n")
+
+
+@pytest.mark.parametrize("how", ["umount", "abort"])
+def test_mount_that_somebody_else_ends_ends_the_export(server, disk, point, how):
+    if os.getuid() != 0:
+        pytest.skip("needs root")
+    fuse.export(server, "disk", point)
+    if how == "umount":
+        process.run("umount", "-l", point)
+    else:
+        minor = mounts_on(point)[0].split(" ")[2].split(":")[1]
+        control = f"/sys/fs/fuse/connections/{minor}/abort"
+        if not os.path.exists(control):
+            process.run("mount", "-t", "fusectl", "none", "/sys/fs/fuse/connections")
+        with open(control, "w") as f:
+            f.write("1")
+    server.qmp.wait_event("BLOCK_EXPORT_DELETED", id="exp-disk")
+    assert mounts_on(point) == [] and point.read_bytes() == b"below"
+    fuse.export(server, "disk", point)
+
+
+# ---- What is refused ----
+
+def refused(server, point, words, node="disk", **members):
+    with pytest.raises(QmpError) as error:
+        server.qmp.cmd("block-export-add", {"type": "fuse", "id": "bad", "node-name": node, "mountpoint": str(point),
+                                            **members})
+    assert re.search(words, str(error.value)), str(error.value)
+    assert "bad" not in server.exports() and not server.workers(export="bad")
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda p: None, "does not exist: create it"),
+    (lambda p: p.mkdir(), "is a directory"),
+    (lambda p: p.symlink_to("/etc/hostname"), "is a symbolic link"),
+    (lambda p: os.mkfifo(p), "is not a regular file"),
+])
+def test_unsuitable_mount_point(server, disk, tmp, make, words):
+    make(tmp / "bad")
+    refused(server, tmp / "bad", words)
+
+
+def test_mount_point_of_somebody_else(server, disk, tmp):
+    if os.getuid() != 0:
+        pytest.skip("needs a file of another account")
+    (tmp / "bad").write_bytes(b"")
+    refused(server, tmp / "bad", "must be writable for user id")
+
+
+def test_mount_point_in_use(server, disk, point, tmp):
+    fuse.export(server, "disk", point, writable=False, ident="first")
+    refused(server, point, "already used by export 'first'")
+    (tmp / "link").symlink_to(tmp)
+    refused(server, tmp / "link" / point.name, "already used by export 'first'")
+
+
+def test_hard_link_of_a_mount_point_in_use(server, disk, point, tmp):
+    os.link(point, tmp / "other")
+    fuse.export(server, "disk", point, writable=False, ident="first")
+    refused(server, tmp / "other", "already used by export 'first'")
+
+
+def test_allow_other_that_the_host_does_not_allow(server, disk, point):
+    with fuse.fuse_conf("# nothing\n"):
+        refused(server, point, "add the line user_allow_other to /etc/fuse.conf", **{"allow-other": "on"})
+
+
+@pytest.mark.parametrize("members, words", [
+    ({"mountpoint": ""}, "mountpoint"), ({"mountpoint": "/" + "x" * 5000}, "mountpoint"), ({"mountpoint": 1}, "mountpoint"),
+    ({"growable": "yes"}, "growable"), ({"allow-other": "maybe"}, "allow-other"), ({"name": "x"}, "name"),
+])
+def test_unsuitable_member(server, disk, point, members, words):
+    with pytest.raises(QmpError, match=words):
+        server.qmp.cmd("block-export-add", {"type": "fuse", "id": "bad", "node-name": "disk", "mountpoint": str(point),
+                                            **members})
+    assert mounts_on(point) == []
+
+
+def test_writable_export_of_a_read_only_node(server, image, point):
+    server.add_file("ro", image("ro.img"), **{"read-only": True})
+    refused(server, point, "read-only", node="ro", writable=True)
+    assert mounts_on(point) == []
+
+
+def test_broken_image_never_reaches_the_mount_point(server, disk, point):
+    server.qmp.cmd("blockdev-add", {"driver": "raw", "node-name": "w", "file": "disk", "offset": MIB})
+    os.truncate(disk, 0)
+    refused(server, point, "w|offset", node="w")
+    assert mounts_on(point) == [] and point.read_bytes() == b"below"
+
+
+# ---- Start-up ----
+
+def test_export_from_the_command_line(new_server, image, point):
+    path = image("disk.img", size=SIZE)
+    server = new_server()
+    server.start("--blockdev", {"driver": "file", "node-name": "disk", "filename": str(path)}, "--export",
+                 f"fuse,id=exp,node-name=disk,mountpoint={point},writable=on,growable=on,allow-other=off")
+    assert output("stat", "-c", "%s", point).strip() == str(SIZE)
+    assert server.exports()["exp"]["type"] == "fuse"
+    worker = server.export_worker("exp")
+    assert worker["role"] == "fuse" and "seccomp" in worker["sandbox"]
+
+
+def test_failed_start_leaves_no_mount(new_server, image, point):
+    server = new_server()
+    popen = server.spawn("--blockdev", {"driver": "file", "node-name": "disk", "filename": str(image("disk.img"))},
+                         "--export", f"fuse,id=exp,node-name=disk,mountpoint={point}", "--export", "fuse,id=bad")
+    assert popen.wait(30) == 1
+    server.gone()
+    assert mounts_on(point) == [] and point.read_bytes() == b"below"

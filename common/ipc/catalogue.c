@@ -35,9 +35,9 @@ static int check_negotiated(const struct ipc_nbd_negotiated *negotiated, struct 
 {
     if (negotiated->export_serial == 0)
         return error_set(err, -EPROTO, "export serial is 0");
-    if ((negotiated->flags & ~(IPC_NBD_STRUCTURED_REPLY | IPC_NBD_EXTENDED_HEADERS)) != 0)
+    if ((negotiated->flags & ~IPC_NBD_FLAGS_ALL) != 0)
         return error_set(err, -EPROTO, "unknown negotiated flags 0x%x", negotiated->flags);
-    if ((negotiated->contexts & ~IPC_NBD_CONTEXT_BASE_ALLOCATION) != 0)
+    if ((negotiated->contexts & ~IPC_NBD_CONTEXTS_ALL) != 0)
         return error_set(err, -EPROTO, "unknown meta contexts 0x%x", negotiated->contexts);
     /* NBD proto.md, NBD_OPT_SET_META_CONTEXT: needs structured replies or extended headers. */
     if (negotiated->contexts != 0 && negotiated->flags == 0)

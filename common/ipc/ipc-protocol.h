@@ -171,8 +171,10 @@ struct ipc_negotiate {
 /* What an NBD handshake ended with. Flags and contexts as numbered here, not as on the wire. */
 #define IPC_NBD_STRUCTURED_REPLY (1u << 0)
 #define IPC_NBD_EXTENDED_HEADERS (1u << 1)
+#define IPC_NBD_FLAGS_ALL        (IPC_NBD_STRUCTURED_REPLY | IPC_NBD_EXTENDED_HEADERS)
 
 #define IPC_NBD_CONTEXT_BASE_ALLOCATION (1u << 0)
+#define IPC_NBD_CONTEXTS_ALL            IPC_NBD_CONTEXT_BASE_ALLOCATION
 
 struct ipc_nbd_negotiated {
     uint64_t client_id;     /* of NEGOTIATE */

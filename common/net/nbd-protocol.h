@@ -86,6 +86,7 @@ struct nbd_export_name_reply {
 #define NBD_REP_ERR_SHUTDOWN        (NBD_REP_FLAG_ERROR + 7)
 #define NBD_REP_ERR_BLOCK_SIZE_REQD (NBD_REP_FLAG_ERROR + 8)
 #define NBD_REP_ERR_TOO_BIG         (NBD_REP_FLAG_ERROR + 9)
+#define NBD_REP_ERR_EXT_HEADER_REQD (NBD_REP_FLAG_ERROR + 10)
 
 /* Information types of NBD_REP_INFO. */
 #define NBD_INFO_EXPORT      0u
@@ -107,31 +108,35 @@ struct nbd_info_block_size {
 } NBD_PACKED;
 
 /* "Transmission flags". */
-#define NBD_FLAG_HAS_FLAGS         (1u << 0)
-#define NBD_FLAG_READ_ONLY         (1u << 1)
-#define NBD_FLAG_SEND_FLUSH        (1u << 2)
-#define NBD_FLAG_SEND_FUA          (1u << 3)
-#define NBD_FLAG_ROTATIONAL        (1u << 4)
-#define NBD_FLAG_SEND_TRIM         (1u << 5)
-#define NBD_FLAG_SEND_WRITE_ZEROES (1u << 6)
-#define NBD_FLAG_SEND_DF           (1u << 7)
-#define NBD_FLAG_CAN_MULTI_CONN    (1u << 8)
-#define NBD_FLAG_SEND_CACHE        (1u << 10)
-#define NBD_FLAG_SEND_FAST_ZERO    (1u << 11)
+#define NBD_FLAG_HAS_FLAGS            (1u << 0)
+#define NBD_FLAG_READ_ONLY            (1u << 1)
+#define NBD_FLAG_SEND_FLUSH           (1u << 2)
+#define NBD_FLAG_SEND_FUA             (1u << 3)
+#define NBD_FLAG_ROTATIONAL           (1u << 4)
+#define NBD_FLAG_SEND_TRIM            (1u << 5)
+#define NBD_FLAG_SEND_WRITE_ZEROES    (1u << 6)
+#define NBD_FLAG_SEND_DF              (1u << 7)
+#define NBD_FLAG_CAN_MULTI_CONN       (1u << 8)
+#define NBD_FLAG_SEND_CACHE           (1u << 10)
+#define NBD_FLAG_SEND_FAST_ZERO       (1u << 11)
+#define NBD_FLAG_BLOCK_STATUS_PAYLOAD (1u << 12)
 
 /* "Metadata querying". */
-#define NBD_META_BASE_NAMESPACE  "base:"
-#define NBD_META_BASE_ALLOCATION "base:allocation"
-#define NBD_STATE_HOLE           (1u << 0)
-#define NBD_STATE_ZERO           (1u << 1)
+#define NBD_STATE_HOLE (1u << 0) /* of base:allocation */
+#define NBD_STATE_ZERO (1u << 1)
 
 /* ---- Transmission ---- */
 
 #define NBD_REQUEST_MAGIC          0x25609513u
 #define NBD_SIMPLE_REPLY_MAGIC     0x67446698u
 #define NBD_STRUCTURED_REPLY_MAGIC 0x668e33efu
+#define NBD_EXTENDED_REQUEST_MAGIC 0x21e41c71u
+#define NBD_EXTENDED_REPLY_MAGIC   0x6e8a278cu
 
-/* "Request message". */
+/*
+ * "Request message": the compact one, and what takes its place after NBD_OPT_EXTENDED_HEADERS (branch
+ * extension-ext-header of the specification; what is marked "extended" below is from there).
+ */
 struct nbd_request_header {
     uint32_t magic; /* NBD_REQUEST_MAGIC */
     uint16_t flags; /* NBD_CMD_FLAG_* */
@@ -139,6 +144,15 @@ struct nbd_request_header {
     uint64_t cookie;
     uint64_t offset;
     uint32_t len_bytes;
+} NBD_PACKED;
+
+struct nbd_extended_request {
+    uint32_t magic; /* NBD_EXTENDED_REQUEST_MAGIC */
+    uint16_t flags; /* NBD_CMD_FLAG_* */
+    uint16_t type;  /* NBD_CMD_* */
+    uint64_t cookie;
+    uint64_t offset;
+    uint64_t len_bytes; /* of the payload with NBD_CMD_FLAG_PAYLOAD_LEN, else of the effect */
 } NBD_PACKED;
 
 /* "Request types". */
@@ -153,11 +167,12 @@ struct nbd_request_header {
 #define NBD_CMD_MAX          8u
 
 /* "Command flags". */
-#define NBD_CMD_FLAG_FUA       (1u << 0)
-#define NBD_CMD_FLAG_NO_HOLE   (1u << 1)
-#define NBD_CMD_FLAG_DF        (1u << 2)
-#define NBD_CMD_FLAG_REQ_ONE   (1u << 3)
-#define NBD_CMD_FLAG_FAST_ZERO (1u << 4)
+#define NBD_CMD_FLAG_FUA         (1u << 0)
+#define NBD_CMD_FLAG_NO_HOLE     (1u << 1)
+#define NBD_CMD_FLAG_DF          (1u << 2)
+#define NBD_CMD_FLAG_REQ_ONE     (1u << 3)
+#define NBD_CMD_FLAG_FAST_ZERO   (1u << 4)
+#define NBD_CMD_FLAG_PAYLOAD_LEN (1u << 5) /* extended */
 
 /* "Simple reply message". */
 struct nbd_simple_reply {
@@ -175,45 +190,68 @@ struct nbd_chunk {
     uint32_t len_bytes; /* of the payload that follows */
 } NBD_PACKED;
 
+/* "Extended reply chunk message". */
+struct nbd_extended_chunk {
+    uint32_t magic; /* NBD_EXTENDED_REPLY_MAGIC */
+    uint16_t flags; /* NBD_REPLY_FLAG_DONE */
+    uint16_t type;  /* NBD_REPLY_TYPE_* */
+    uint64_t cookie;
+    uint64_t offset;    /* of the request */
+    uint64_t len_bytes; /* of the payload that follows */
+} NBD_PACKED;
+
 #define NBD_REPLY_FLAG_DONE (1u << 0)
 
-/* "Structured reply types". */
-#define NBD_REPLY_TYPE_NONE         0u
-#define NBD_REPLY_TYPE_OFFSET_DATA  1u
-#define NBD_REPLY_TYPE_OFFSET_HOLE  2u
-#define NBD_REPLY_TYPE_BLOCK_STATUS 5u
-#define NBD_REPLY_TYPE_ERROR        ((1u << 15) + 1)
-#define NBD_REPLY_TYPE_ERROR_OFFSET ((1u << 15) + 2)
+/* "Structured reply types"; what follows is the payload of a chunk of either form. */
+#define NBD_REPLY_TYPE_NONE             0u
+#define NBD_REPLY_TYPE_OFFSET_DATA      1u
+#define NBD_REPLY_TYPE_OFFSET_HOLE      2u
+#define NBD_REPLY_TYPE_BLOCK_STATUS     5u
+#define NBD_REPLY_TYPE_BLOCK_STATUS_EXT 6u /* extended */
+#define NBD_REPLY_TYPE_ERROR            ((1u << 15) + 1)
+#define NBD_REPLY_TYPE_ERROR_OFFSET     ((1u << 15) + 2)
 
 /* NBD_REPLY_TYPE_OFFSET_DATA, before the data. */
-struct nbd_chunk_data {
-    struct nbd_chunk chunk;
+struct nbd_payload_data {
     uint64_t offset;
 } NBD_PACKED;
 
 /* NBD_REPLY_TYPE_OFFSET_HOLE. */
-struct nbd_chunk_hole {
-    struct nbd_chunk chunk;
+struct nbd_payload_hole {
     uint64_t offset;
     uint32_t hole_bytes;
 } NBD_PACKED;
 
 /* NBD_REPLY_TYPE_ERROR, before the message. */
-struct nbd_chunk_error {
-    struct nbd_chunk chunk;
+struct nbd_payload_error {
     uint32_t error;
     uint16_t message_len_bytes;
 } NBD_PACKED;
 
 /* NBD_REPLY_TYPE_BLOCK_STATUS, before the descriptors. */
-struct nbd_chunk_status {
-    struct nbd_chunk chunk;
+struct nbd_payload_status {
     uint32_t context_id;
 } NBD_PACKED;
 
 struct nbd_block_descriptor {
     uint32_t len_bytes;
     uint32_t status; /* NBD_STATE_* */
+} NBD_PACKED;
+
+/* NBD_REPLY_TYPE_BLOCK_STATUS_EXT, before the descriptors. */
+struct nbd_payload_status_ext {
+    uint32_t context_id;
+    uint32_t count; /* of descriptors */
+} NBD_PACKED;
+
+struct nbd_block_descriptor_ext {
+    uint64_t len_bytes;
+    uint64_t status; /* NBD_STATE_* */
+} NBD_PACKED;
+
+/* The payload of NBD_CMD_BLOCK_STATUS with NBD_CMD_FLAG_PAYLOAD_LEN, before the context ids (32 bits each). */
+struct nbd_status_request {
+    uint64_t effect_bytes;
 } NBD_PACKED;
 
 /* "Error values". */
@@ -233,7 +271,9 @@ _Static_assert(sizeof(struct nbd_export_name_reply) == 10, "proto.md, \"Newstyle
 _Static_assert(sizeof(struct nbd_info_export) == 12, "proto.md, \"Option reply types\"");
 _Static_assert(sizeof(struct nbd_info_block_size) == 14, "proto.md, \"Option reply types\"");
 _Static_assert(sizeof(struct nbd_request_header) == 28, "proto.md, \"Request message\"");
+_Static_assert(sizeof(struct nbd_extended_request) == 32, "extension-ext-header, \"Request message\"");
 _Static_assert(sizeof(struct nbd_simple_reply) == 16, "proto.md, \"Simple reply message\"");
 _Static_assert(sizeof(struct nbd_chunk) == 20, "proto.md, \"Structured reply chunk message\"");
+_Static_assert(sizeof(struct nbd_extended_chunk) == 32, "extension-ext-header, \"Extended reply chunk message\"");
 
 #endif

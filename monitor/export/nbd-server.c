@@ -21,9 +21,6 @@
 #define LOG_LINES_MAX 50
 #define LOG_WINDOW_NS UINT64_C(10000000000)
 
-/* What a handshake may end with; a negotiator that claims more lies. */
-#define FLAGS_ON_OFFER IPC_NBD_STRUCTURED_REPLY
-
 /* ---- Accepting ---- */
 
 bool nbd_may_log(struct nbd_server *server)
@@ -345,7 +342,7 @@ int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negoti
     struct nbd_export *nbd = find_serial(server, negotiated->export_serial);
 
     if (negotiated->client_id != client->id || negotiated->export_serial >= server->next_serial ||
-        (negotiated->flags & ~FLAGS_ON_OFFER) != 0 || (server->tls_creds != NULL && !client->permitted))
+        (server->tls_creds != NULL && !client->permitted))
         return -EPROTO;
     if (nbd == NULL) { /* its directory was of an earlier time */
         nbd_client_end(client, "the export that it chose was removed meanwhile");

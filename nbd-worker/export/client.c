@@ -9,7 +9,10 @@
 
 #include "nbd-worker/export/export.h"
 
-#define HEADER_BYTES sizeof(struct nbd_request_header)
+static size_t header_bytes(const struct nbd_client *client)
+{
+    return nbd_header_bytes(client->limits.form);
+}
 
 static bool takes_input(const struct nbd_client *client)
 {
@@ -28,13 +31,13 @@ static void skip_payload(struct nbd_client *client, struct cursor *in)
         nbd_output_reply(client, &client->skip_request, client->skip_error, client->skip_text);
 }
 
-static void refuse(struct nbd_client *client, const struct nbd_request *request, uint32_t error, const char *text)
+void nbd_client_refuse(struct nbd_client *client, const struct nbd_request *request, uint32_t error, const char *text)
 {
-    if (request->command == NULL || !request->command->has_payload || request->len_bytes == 0) {
+    if (request->payload_bytes == 0) {
         nbd_output_reply(client, request, error, text);
         return;
     }
-    client->skip_bytes = request->len_bytes;
+    client->skip_bytes = request->payload_bytes;
     client->skip_request = *request;
     client->skip_error = error;
     client->skip_text = text;
@@ -48,8 +51,13 @@ static bool take_request(struct nbd_client *client, struct cursor *in)
     const char *text = NULL;
     uint32_t error;
 
-    if (!nbd_request_parse(cursor_bytes(&rest, HEADER_BYTES), &request)) {
+    if (!nbd_request_parse(cursor_bytes(&rest, header_bytes(client)), &client->limits, &request)) {
         nbd_client_close(client, false, "the client sent a request with the wrong magic");
+        return false;
+    }
+    /* extension-ext-header, "Request message": the server SHOULD initiate hard disconnect. */
+    if (client->limits.form == NBD_FORM_EXTENDED && request.payload_bytes > NBD_MAX_PAYLOAD) {
+        nbd_client_close(client, false, "the client sent a request with a payload of more than 32 MiB");
         return false;
     }
     error = nbd_request_check(&request, &client->limits, &text);
@@ -58,7 +66,7 @@ static bool take_request(struct nbd_client *client, struct cursor *in)
         return false;
     }
     if (error != 0) {
-        refuse(client, &request, error, text);
+        nbd_client_refuse(client, &request, error, text);
     } else if (request.command->handle(client, &request, &rest) == NBD_STALLED) {
         client->stalled = true;
         return false;
@@ -76,7 +84,7 @@ static void execute(struct nbd_client *client, struct cursor *in)
             skip_payload(client, in);
             continue;
         }
-        if (in->left_bytes < HEADER_BYTES)
+        if (in->left_bytes < header_bytes(client))
             return;
         if (budget-- == 0) {
             nbd_thread_mark_dirty(client);
@@ -133,7 +141,7 @@ static void execute_backlog(struct nbd_client *client)
     if (client->closing)
         return; /* and the backlog is gone */
     client->backlog_next = client->backlog_end - in.left_bytes;
-    if (in.left_bytes >= HEADER_BYTES)
+    if (in.left_bytes >= header_bytes(client))
         return;
     keep_stash(client, &in);
     drop_backlog(client);
@@ -163,11 +171,11 @@ static size_t account_payload(struct nbd_client *client, size_t len_bytes)
 
     if (slot == NULL)
         return 0;
-    n = MIN(len_bytes, (size_t)(slot->request.len_bytes - slot->received_bytes));
+    n = MIN(len_bytes, (size_t)(slot->request.payload_bytes - slot->received_bytes));
     slot->received_bytes += n;
-    if (slot->received_bytes == slot->request.len_bytes) {
+    if (slot->received_bytes == slot->request.payload_bytes) {
         client->receiving = NULL;
-        nbd_slot_submit(slot, nbd_request_fua(client, &slot->request));
+        slot->request.command->received(slot);
     }
     return n;
 }
@@ -178,7 +186,7 @@ static size_t account_payload(struct nbd_client *client, size_t len_bytes)
  */
 static void adapt(struct nbd_client *client, size_t offered_bytes, size_t len_bytes)
 {
-    if (client->receiving != NULL && client->receiving->request.len_bytes > NBD_RECEIVE_LARGE_BYTES)
+    if (client->receiving != NULL && client->receiving->request.payload_bytes > NBD_RECEIVE_LARGE_BYTES)
         client->receive_bytes = NBD_RECEIVE_LARGE_BYTES;
     else if (len_bytes == offered_bytes)
         client->receive_bytes = NBD_RECEIVE_BYTES;
@@ -198,7 +206,7 @@ static void receive(struct nbd_client *client)
     iov[1] = (struct iovec){ buffer + client->stash_bytes, offered_bytes };
     if (slot != NULL) {
         iov[0] = (struct iovec){ slot->buffer->data + slot->received_bytes,
-                                 (size_t)(slot->request.len_bytes - slot->received_bytes) };
+                                 (size_t)(slot->request.payload_bytes - slot->received_bytes) };
         n = readv(client->watch.fd, iov, 2);
     } else {
         n = recv(client->watch.fd, iov[1].iov_base, iov[1].iov_len, MSG_DONTWAIT);
@@ -214,7 +222,7 @@ static void receive(struct nbd_client *client)
     adapt(client, offered_bytes, (size_t)n - payload_bytes);
     if (client->closing)
         return;
-    if (in.left_bytes < HEADER_BYTES)
+    if (in.left_bytes < header_bytes(client))
         keep_stash(client, &in);
     else
         keep_backlog(client, &in);
@@ -294,6 +302,13 @@ void nbd_client_close(struct nbd_client *client, bool in_order, const char *reas
         nbd_slot_free(TAKE_PTR(client->receiving));
 }
 
+static enum nbd_form form_of(uint32_t flags)
+{
+    if ((flags & IPC_NBD_EXTENDED_HEADERS) != 0)
+        return NBD_FORM_EXTENDED;
+    return (flags & IPC_NBD_STRUCTURED_REPLY) != 0 ? NBD_FORM_STRUCTURED : NBD_FORM_SIMPLE;
+}
+
 struct nbd_client *nbd_client_new(struct nbd_thread *thread, const struct ipc_nbd_negotiated *negotiated)
 {
     struct nbd_client *client = calloc(1, sizeof(*client));
@@ -309,7 +324,7 @@ struct nbd_client *nbd_client_new(struct nbd_thread *thread, const struct ipc_nb
         .size_bytes = thread->export->info.size_bytes,
         .read_only = thread->export->read_only,
         .fast_zero = thread->export->info.fast_zero,
-        .structured_reply = (negotiated->flags & IPC_NBD_STRUCTURED_REPLY) != 0,
+        .form = form_of(negotiated->flags),
         .contexts = negotiated->contexts,
     };
     return client;

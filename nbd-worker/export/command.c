@@ -58,14 +58,16 @@ static int submit_inline(struct nbd_client *client, const struct nbd_request *re
 static size_t put_read_head(const struct nbd_client *client, const struct nbd_request *request, uint16_t flags,
                             uint8_t *to)
 {
-    if (!client->limits.structured_reply)
+    if (client->limits.form == NBD_FORM_SIMPLE)
         return nbd_put_simple(to, request->cookie, 0);
-    return nbd_put_data_head(to, request->cookie, flags, request->offset, (uint32_t)request->len_bytes);
+    return nbd_put_data_head(to, client->limits.form, request, flags);
 }
 
 static size_t read_head_bytes(const struct nbd_client *client)
 {
-    return client->limits.structured_reply ? sizeof(struct nbd_chunk_data) : sizeof(struct nbd_simple_reply);
+    if (client->limits.form == NBD_FORM_SIMPLE)
+        return sizeof(struct nbd_simple_reply);
+    return nbd_chunk_bytes(client->limits.form) + sizeof(struct nbd_payload_data);
 }
 
 /* From the page cache to the socket. False: not possible or not wise, nothing has happened. */
@@ -88,8 +90,8 @@ static bool read_by_sendfile(struct nbd_client *client, const struct nbd_request
     slot->file_fd = fd;
     slot->file_offset = file_offset;
     /* A content chunk that may still fail must not be the last one. */
-    if (client->limits.structured_reply)
-        slot->tail_bytes = nbd_put_none(slot->tail, request->cookie);
+    if (client->limits.form != NBD_FORM_SIMPLE)
+        slot->tail_bytes = nbd_put_none(slot->tail, client->limits.form, request);
     nbd_thread_count(thread, BLOCK_OP_READ, request->len_bytes, false);
     nbd_output_flush(client);
     nbd_output_queue(slot);
@@ -127,33 +129,51 @@ static enum nbd_outcome handle_read(struct nbd_client *client, const struct nbd_
     return NBD_TAKEN;
 }
 
-/* ---- WRITE ---- */
+/* ---- Payloads in slots ---- */
 
-/* The payload moves to a slot; if it has not arrived in full, the client goes on receiving into it. */
-static enum nbd_outcome write_from_slot(struct nbd_client *client, const struct nbd_request *request,
-                                        struct cursor *payload, unsigned flags)
+/*
+ * A slot with a buffer of len_bytes, into which the payload moves. NBD_TAKEN with *ret_slot: it has arrived in full;
+ * with NULL: the client goes on receiving into the slot, or has been refused.
+ */
+static enum nbd_outcome receive_into_slot(struct nbd_client *client, const struct nbd_request *request,
+                                          struct cursor *payload, size_t len_bytes, struct nbd_slot **ret_slot)
 {
-    size_t len_bytes = (size_t)request->len_bytes;
-    size_t have_bytes = MIN(len_bytes, payload->left_bytes);
+    size_t have_bytes = MIN((size_t)request->payload_bytes, payload->left_bytes);
     struct nbd_slot *slot;
 
+    *ret_slot = NULL;
     if (!nbd_slot_admits(client, len_bytes))
         return NBD_STALLED;
     slot = nbd_slot_new(client, request, len_bytes);
     if (slot == NULL) {
-        client->skip_bytes = len_bytes;
-        client->skip_request = *request;
-        client->skip_error = NBD_ENOMEM;
-        client->skip_text = "the server is out of memory";
+        nbd_client_refuse(client, request, NBD_ENOMEM, "the server is out of memory");
         return NBD_TAKEN;
     }
     memcpy(slot->buffer->data, cursor_bytes(payload, have_bytes), have_bytes);
     slot->received_bytes = have_bytes;
-    if (have_bytes < len_bytes)
+    if (have_bytes < request->payload_bytes)
         client->receiving = slot;
     else
-        nbd_slot_submit(slot, nbd_request_fua(client, request) | flags);
+        *ret_slot = slot;
     return NBD_TAKEN;
+}
+
+/* ---- WRITE ---- */
+
+static enum nbd_outcome write_from_slot(struct nbd_client *client, const struct nbd_request *request,
+                                        struct cursor *payload, unsigned flags)
+{
+    struct nbd_slot *slot;
+    enum nbd_outcome outcome = receive_into_slot(client, request, payload, (size_t)request->payload_bytes, &slot);
+
+    if (slot != NULL)
+        nbd_slot_submit(slot, nbd_request_fua(client, request) | flags);
+    return outcome;
+}
+
+static void write_received(struct nbd_slot *slot)
+{
+    nbd_slot_submit(slot, nbd_request_fua(slot->client, &slot->request));
 }
 
 static enum nbd_outcome handle_write(struct nbd_client *client, const struct nbd_request *request,
@@ -215,11 +235,39 @@ static enum nbd_outcome handle_write_zeroes(struct nbd_client *client, const str
     return is_empty(client, request) ? NBD_TAKEN : submit(client, request, 0, flags);
 }
 
+/* ---- BLOCK_STATUS ---- */
+
+static void block_status_received(struct nbd_slot *slot)
+{
+    struct nbd_client *client = slot->client;
+    const char *text = NULL;
+    uint32_t error = nbd_request_take_payload(&slot->request, slot->buffer->data, &client->limits, &text);
+
+    if (error == 0) {
+        nbd_slot_submit(slot, 0);
+        return;
+    }
+    nbd_output_reply(client, &slot->request, error, text);
+    nbd_slot_free(slot);
+}
+
 static enum nbd_outcome handle_block_status(struct nbd_client *client, const struct nbd_request *request,
                                             struct cursor *payload)
 {
-    return submit(client, request, NBD_EXTENTS_MAX * sizeof(struct block_extent), 0);
+    /* Enough for the payload, too: there are fewer contexts than extents. */
+    size_t len_bytes = nbd_slot_status_bytes(&client->limits);
+    enum nbd_outcome outcome;
+    struct nbd_slot *slot;
+
+    if (request->payload_bytes == 0)
+        return submit(client, request, len_bytes, 0);
+    outcome = receive_into_slot(client, request, payload, len_bytes, &slot);
+    if (slot != NULL)
+        block_status_received(slot);
+    return outcome;
 }
+
+/* ---- DISC ---- */
 
 static enum nbd_outcome handle_disc(struct nbd_client *client, const struct nbd_request *request,
                                     struct cursor *payload)
@@ -232,7 +280,7 @@ const struct nbd_command nbd_commands[NBD_CMD_MAX] = {
     [NBD_CMD_READ] = { "NBD_CMD_READ", BLOCK_OP_READ, .flags = NBD_CMD_FLAG_DF, .carries_payload = true,
                        .beyond_end = NBD_EINVAL, .handle = handle_read },
     [NBD_CMD_WRITE] = { "NBD_CMD_WRITE", BLOCK_OP_WRITE, .has_payload = true, .carries_payload = true, .writes = true,
-                        .beyond_end = NBD_ENOSPC, .handle = handle_write },
+                        .beyond_end = NBD_ENOSPC, .handle = handle_write, .received = write_received },
     [NBD_CMD_DISC] = { "NBD_CMD_DISC", BLOCK_OP_MAX, .unchecked = true, .handle = handle_disc },
     [NBD_CMD_FLUSH] = { "NBD_CMD_FLUSH", BLOCK_OP_FLUSH, .no_range = true, .handle = handle_flush },
     [NBD_CMD_TRIM] = { "NBD_CMD_TRIM", BLOCK_OP_DISCARD, .writes = true, .beyond_end = NBD_EINVAL,
@@ -242,5 +290,6 @@ const struct nbd_command nbd_commands[NBD_CMD_MAX] = {
                                .flags = NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, .writes = true,
                                .beyond_end = NBD_ENOSPC, .handle = handle_write_zeroes },
     [NBD_CMD_BLOCK_STATUS] = { "NBD_CMD_BLOCK_STATUS", BLOCK_OP_STATUS, .flags = NBD_CMD_FLAG_REQ_ONE,
-                               .beyond_end = NBD_EINVAL, .handle = handle_block_status },
+                               .may_have_payload = true, .beyond_end = NBD_EINVAL, .handle = handle_block_status,
+                               .received = block_status_received },
 };

@@ -33,7 +33,7 @@
 #define NBD_SEND_NOW_BYTES     (64u << 10)     /* so much is sent at once: the client works on it meanwhile */
 #define NBD_SENDFILE_MIN_BYTES (16u << 10)     /* reads from this size on go from the page cache to the socket */
 #define NBD_TURN_FILE_BYTES    (2u << 20)      /* sent from files to one client, then the others have their turn */
-#define NBD_EXTENTS_MAX        2048u           /* of one reply to BLOCK_STATUS */
+#define NBD_EXTENTS_MAX        2048u           /* of one context in a reply to BLOCK_STATUS */
 #define NBD_LINGER_NS          10000000000ull  /* a client that is leaving may go without progress for this long */
 #define NBD_DRAIN_LINGER_NS    1000000000ull   /* and for this long when the export is being closed */
 
@@ -52,7 +52,7 @@ struct nbd_slot {
 
     /* The reply: head, body, tail. */
     uint8_t head[NBD_REPLY_HEAD_MAX];
-    uint8_t tail[sizeof(struct nbd_chunk)];
+    uint8_t tail[NBD_CHUNK_BYTES_MAX];
     size_t head_bytes;
     size_t tail_bytes;
     const uint8_t *body; /* NULL with body_bytes: from file_fd */
@@ -83,14 +83,14 @@ struct nbd_client {
     bool broken;  /* nobody reads replies any more: they are dropped */
 
     /* Input. */
-    struct nbd_slot *receiving;       /* a write whose payload is on its way */
-    uint64_t skip_bytes;              /* of the payload of a refused write */
+    struct nbd_slot *receiving;       /* a request whose payload is on its way */
+    uint64_t skip_bytes;              /* of the payload of a refused request */
     struct nbd_request skip_request;
     const char *skip_text;
     uint32_t skip_error;
     struct nbd_buffer *backlog;       /* received, not yet executed */
     size_t backlog_next, backlog_end;
-    uint8_t stash[sizeof(struct nbd_request_header)]; /* the start of a header whose rest has not arrived */
+    uint8_t stash[NBD_HEADER_BYTES_MAX]; /* the start of a header whose rest has not arrived */
     size_t stash_bytes;
     size_t receive_bytes; /* how much of the receive buffer the next recv may fill */
     bool stalled; /* its share is used up */
@@ -192,6 +192,9 @@ struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_reques
 void nbd_slot_free(struct nbd_slot *slot);
 void nbd_slot_drop_buffer(struct nbd_slot *slot);
 
+/* What the buffer of a BLOCK_STATUS has to hold. */
+size_t nbd_slot_status_bytes(const struct nbd_limits *limits);
+
 /*
  * Submit slot->req (op, flags, offset, len, buffer are set from the request; flags adds BLOCK_REQ_*). The reply is
  * queued when it is done.
@@ -239,6 +242,9 @@ void nbd_client_start(struct nbd_client *client);
 
 /* One turn: output, input, execution, output. May free the client. */
 void nbd_client_turn(struct nbd_client *client, bool readable);
+
+/* Answer with an error, after the payload has been skipped, of which nothing has been taken yet. */
+void nbd_client_refuse(struct nbd_client *client, const struct nbd_request *request, uint32_t error, const char *text);
 
 /* Take no more requests; when all is answered (or cannot be), the client is freed. The first reason stays. */
 void nbd_client_close(struct nbd_client *client, bool in_order, const char *reason);

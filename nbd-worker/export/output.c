@@ -163,7 +163,7 @@ static void file_failed(struct nbd_client *client, struct nbd_slot *slot, int co
     struct nbd_export *export = client->thread->export;
 
     export->io_error(export, &slot->req, &slot->request, code);
-    if (!client->limits.structured_reply) {
+    if (client->limits.form == NBD_FORM_SIMPLE) {
         nbd_client_close(client, false, "reading the image failed after the reply had begun");
         nbd_output_break(client);
         return;
@@ -183,7 +183,7 @@ static void send_zeroes(struct nbd_client *client, struct nbd_slot *slot, size_t
     if ((size_t)n == left_bytes) {
         /* The error chunk takes the place of the tail, which is too short for its text. */
         slot->head_bytes = slot->body_bytes = slot->tail_bytes = slot->sent_bytes = 0;
-        slot->head_bytes = nbd_put_error(slot->head, slot->request.cookie, nbd_error_of(slot->file_error),
+        slot->head_bytes = nbd_put_error(slot->head, client->limits.form, &slot->request, nbd_error_of(slot->file_error),
                                          nbd_error_text(slot->file_error));
     }
     made_progress(client);
@@ -315,12 +315,16 @@ void nbd_output_queue(struct nbd_slot *slot)
 size_t nbd_output_encode(const struct nbd_client *client, const struct nbd_request *request, uint32_t error,
                          const char *text, uint8_t *to)
 {
-    if (client->limits.structured_reply && error != 0)
-        return nbd_put_error(to, request->cookie, error, text);
-    /* "Structured reply chunk message": a read MUST NOT be answered by a simple reply. */
-    if (client->limits.structured_reply && request->type == NBD_CMD_READ)
-        return nbd_put_none(to, request->cookie);
-    return nbd_put_simple(to, request->cookie, error);
+    enum nbd_form form = client->limits.form;
+
+    if (form == NBD_FORM_SIMPLE)
+        return nbd_put_simple(to, request->cookie, error);
+    if (error != 0)
+        return nbd_put_error(to, form, request, error, text);
+    /* "Structured reply chunk message": a read MUST NOT be answered by a simple reply; extended: nothing may be. */
+    if (form == NBD_FORM_EXTENDED || request->type == NBD_CMD_READ)
+        return nbd_put_none(to, form, request);
+    return nbd_put_simple(to, request->cookie, 0);
 }
 
 void nbd_output_reply(struct nbd_client *client, const struct nbd_request *request, uint32_t error, const char *text)

@@ -4,62 +4,75 @@
 
 #include <errno.h>
 
-size_t nbd_put_none(uint8_t *to, uint64_t cookie)
+size_t nbd_put_none(uint8_t *to, enum nbd_form form, const struct nbd_request *request)
 {
-    struct nbd_chunk chunk = nbd_chunk(cookie, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, 0);
-
-    memcpy(to, &chunk, sizeof(chunk));
-    return sizeof(chunk);
+    return nbd_put_chunk(to, form, request, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, 0);
 }
 
-size_t nbd_put_error(uint8_t *to, uint64_t cookie, uint32_t error, const char *text)
+size_t nbd_put_error(uint8_t *to, enum nbd_form form, const struct nbd_request *request, uint32_t error,
+                     const char *text)
 {
     size_t text_len = strnlen(text, NBD_REPLY_TEXT_MAX);
-    struct nbd_chunk_error head = {
-        .chunk = nbd_chunk(cookie, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_ERROR,
-                           (uint32_t)(sizeof(head.error) + sizeof(head.message_len_bytes) + text_len)),
+    struct nbd_payload_error payload = {
         .error = htobe32(error),
         .message_len_bytes = htobe16((uint16_t)text_len),
     };
+    size_t n = nbd_put_chunk(to, form, request, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_ERROR,
+                             (uint32_t)(sizeof(payload) + text_len));
 
-    memcpy(to, &head, sizeof(head));
-    memcpy(to + sizeof(head), text, text_len);
-    return sizeof(head) + text_len;
+    memcpy(to + n, &payload, sizeof(payload));
+    memcpy(to + n + sizeof(payload), text, text_len);
+    return n + sizeof(payload) + text_len;
 }
 
-size_t nbd_put_status_head(uint8_t *to, uint64_t cookie, uint32_t context_id, unsigned count)
+size_t nbd_put_status_head(uint8_t *to, enum nbd_form form, const struct nbd_request *request, uint16_t flags,
+                           const struct nbd_context *context, size_t len_bytes)
 {
-    uint32_t len_bytes = (uint32_t)(sizeof(uint32_t) + count * sizeof(struct nbd_block_descriptor));
-    struct nbd_chunk_status head = {
-        .chunk = nbd_chunk(cookie, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_BLOCK_STATUS, len_bytes),
-        .context_id = htobe32(context_id),
+    struct nbd_payload_status_ext payload = {
+        .context_id = htobe32(nbd_context_id(context)),
+        .count = htobe32((uint32_t)(len_bytes / sizeof(struct nbd_block_descriptor_ext))),
     };
+    bool extended = form == NBD_FORM_EXTENDED;
+    /* The other form is the same without the count. */
+    size_t head_bytes = nbd_status_head_bytes(form) - nbd_chunk_bytes(form);
+    size_t n = nbd_put_chunk(to, form, request, flags,
+                             extended ? NBD_REPLY_TYPE_BLOCK_STATUS_EXT : NBD_REPLY_TYPE_BLOCK_STATUS,
+                             (uint32_t)(head_bytes + len_bytes));
 
-    memcpy(to, &head, sizeof(head));
-    return sizeof(head);
+    memcpy(to + n, &payload, head_bytes);
+    return n + head_bytes;
 }
 
-static uint32_t status_of(const struct block_extent *extent)
+static size_t put_descriptor(uint8_t *to, enum nbd_form form, uint64_t len_bytes, uint32_t status)
 {
-    return ((extent->flags & BLOCK_EXTENT_HOLE) != 0 ? NBD_STATE_HOLE : 0) |
-           ((extent->flags & BLOCK_EXTENT_ZERO) != 0 ? NBD_STATE_ZERO : 0);
+    if (form == NBD_FORM_EXTENDED) {
+        struct nbd_block_descriptor_ext wire = { htobe64(len_bytes), htobe64(status) };
+
+        memcpy(to, &wire, sizeof(wire));
+        return sizeof(wire);
+    } else {
+        /* All extents together cover at most the 32 bits of the request's length. */
+        struct nbd_block_descriptor wire = { htobe32((uint32_t)len_bytes), htobe32(status) };
+
+        memcpy(to, &wire, sizeof(wire));
+        return sizeof(wire);
+    }
 }
 
-unsigned nbd_put_descriptors(void *to, const struct block_extent *extents, unsigned count)
+size_t nbd_put_descriptors(void *to, enum nbd_form form, const struct nbd_context *context,
+                           const struct block_extent *extents, unsigned count)
 {
-    struct nbd_block_descriptor *out = to;
     uint64_t len_bytes = 0;
-    unsigned n = 0;
+    size_t n = 0;
 
     for (unsigned i = 0; i < count; i++) {
-        uint32_t status = status_of(&extents[i]);
-        bool last = i + 1 == count || status_of(&extents[i + 1]) != status;
+        uint32_t status = context->status(&extents[i]);
+        bool last = i + 1 == count || context->status(&extents[i + 1]) != status;
 
         len_bytes += extents[i].len_bytes;
         if (!last)
             continue;
-        /* Together they cover at most the 32 bits of the request's length. */
-        out[n++] = (struct nbd_block_descriptor){ htobe32((uint32_t)len_bytes), htobe32(status) };
+        n += put_descriptor((uint8_t *)to + n, form, len_bytes, status);
         len_bytes = 0;
     }
     return n;

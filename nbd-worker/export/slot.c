@@ -86,22 +86,61 @@ static void finish_read(struct nbd_slot *slot)
 {
     const struct nbd_request *request = &slot->request;
 
-    if (slot->client->limits.structured_reply)
-        slot->head_bytes = nbd_put_data_head(slot->head, request->cookie, NBD_REPLY_FLAG_DONE, request->offset,
-                                             (uint32_t)request->len_bytes);
+    if (slot->client->limits.form != NBD_FORM_SIMPLE)
+        slot->head_bytes = nbd_put_data_head(slot->head, slot->client->limits.form, request, NBD_REPLY_FLAG_DONE);
     else
         slot->head_bytes = nbd_put_simple(slot->head, request->cookie, 0);
     slot->body = slot->buffer->data;
     slot->body_bytes = (size_t)request->len_bytes;
 }
 
+#define EXTENTS_BYTES (NBD_EXTENTS_MAX * sizeof(struct block_extent))
+
+/* The extents; and behind them the chunks, if there may be more than the one that fits in the extents' place. */
+size_t nbd_slot_status_bytes(const struct nbd_limits *limits)
+{
+    unsigned count = (unsigned)__builtin_popcount(limits->contexts);
+
+    return EXTENTS_BYTES + (count > 1 ? count * NBD_STATUS_MAX(NBD_EXTENTS_MAX) : 0);
+}
+
+/* The descriptors of one context, in the place of the extents. */
+static void finish_status_one(struct nbd_slot *slot, const struct nbd_context *context)
+{
+    enum nbd_form form = slot->client->limits.form;
+
+    slot->body = slot->buffer->data;
+    slot->body_bytes = nbd_put_descriptors(slot->buffer->data, form, context, slot->req.extents,
+                                           slot->req.extents_count);
+    slot->head_bytes = nbd_put_status_head(slot->head, form, &slot->request, NBD_REPLY_FLAG_DONE, context,
+                                           slot->body_bytes);
+}
+
+/* "NBD_CMD_BLOCK_STATUS": exactly one chunk per context. */
 static void finish_status(struct nbd_slot *slot)
 {
-    unsigned count = nbd_put_descriptors(slot->buffer->data, slot->req.extents, slot->req.extents_count);
+    enum nbd_form form = slot->client->limits.form;
+    uint8_t *to = slot->buffer->data + EXTENTS_BYTES, *start = to;
+    uint32_t left = slot->request.contexts;
 
-    slot->head_bytes = nbd_put_status_head(slot->head, slot->request.cookie, 1, count);
-    slot->body = slot->buffer->data;
-    slot->body_bytes = count * sizeof(struct nbd_block_descriptor);
+    for (unsigned i = 0; i < nbd_contexts_count; i++) {
+        const struct nbd_context *context = &nbd_contexts[i];
+        size_t len_bytes;
+
+        if ((left & context->bit) == 0)
+            continue;
+        left &= ~context->bit;
+        if (left == 0 && to == start) {
+            finish_status_one(slot, context);
+            return;
+        }
+        len_bytes = nbd_put_descriptors(to + nbd_status_head_bytes(form), form, context, slot->req.extents,
+                                        slot->req.extents_count);
+        to += len_bytes + nbd_put_status_head(to, form, &slot->request, left == 0 ? NBD_REPLY_FLAG_DONE : 0, context,
+                                              len_bytes);
+    }
+    slot->body = start;
+    slot->body_bytes = (size_t)(to - start);
 }
 
 static void finish_plain(struct nbd_slot *slot)

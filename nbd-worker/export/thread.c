@@ -216,11 +216,11 @@ static struct nbd_thread *least_used_thread(struct nbd_export *export)
 
 static int check_negotiated(const struct ipc_nbd_negotiated *negotiated, struct error *err)
 {
-    if ((negotiated->flags & ~IPC_NBD_STRUCTURED_REPLY) != 0)
+    if ((negotiated->flags & ~IPC_NBD_FLAGS_ALL) != 0)
         return error_set(err, -EINVAL, "a client was negotiated with unknown flags 0x%x", negotiated->flags);
-    if ((negotiated->contexts & ~IPC_NBD_CONTEXT_BASE_ALLOCATION) != 0)
+    if ((negotiated->contexts & ~IPC_NBD_CONTEXTS_ALL) != 0)
         return error_set(err, -EINVAL, "a client was negotiated with unknown contexts 0x%x", negotiated->contexts);
-    if (negotiated->contexts != 0 && (negotiated->flags & IPC_NBD_STRUCTURED_REPLY) == 0)
+    if (negotiated->contexts != 0 && negotiated->flags == 0)
         return error_set(err, -EINVAL, "a client was negotiated with contexts, but without structured replies");
     return 0;
 }

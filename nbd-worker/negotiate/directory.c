@@ -15,7 +15,6 @@
 
 #define DIRECTORY_SEALS       (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
 #define DIRECTORY_FLAGS       (NBD_DIRECTORY_WRITABLE | NBD_DIRECTORY_FAST_ZERO | NBD_DIRECTORY_MULTI_CONN)
-#define DIRECTORY_CONTEXTS    IPC_NBD_CONTEXT_BASE_ALLOCATION
 #define DIRECTORY_LEN_MAX     (1ull << 30) /* more than NBD_DIRECTORY_EXPORTS_MAX entries with the longest strings */
 #define PREFERRED_MINIMUM     512u         /* proto.md, "Size constraints" */
 
@@ -39,7 +38,7 @@ static int check_entry(const struct nbd_directory_entry *entry, unsigned index, 
 
     if (entry->serial == 0)
         return error_set(err, -EINVAL, "entry %u has no serial", index);
-    if ((entry->flags & ~DIRECTORY_FLAGS) != 0 || (entry->contexts & ~DIRECTORY_CONTEXTS) != 0)
+    if ((entry->flags & ~DIRECTORY_FLAGS) != 0 || (entry->contexts & ~IPC_NBD_CONTEXTS_ALL) != 0)
         return error_set(err, -EINVAL, "entry %u has unknown flags", index);
     if (entry->name_len_bytes > NBD_MAX_STRING || entry->description_len_bytes > NBD_MAX_STRING)
         return error_set(err, -EINVAL, "entry %u has too long a name or description", index);

@@ -57,6 +57,7 @@ void handshake_tls_started(struct handshake *hs)
     /* "NBD_OPT_STARTTLS": both sides discard what they learned before. The client's flags stay, they are sent once. */
     hs->tls = HANDSHAKE_TLS_ACTIVE;
     hs->structured_reply = false;
+    hs->extended_headers = false;
     hs->contexts = 0;
     hs->contexts_serial = 0;
     hs->chosen_serial = 0;
@@ -256,15 +257,19 @@ void handshake_received(struct handshake *hs, size_t len_bytes)
         take[hs->state](hs);
 }
 
+uint32_t handshake_contexts_for(const struct handshake *hs, uint64_t serial)
+{
+    /* "Metadata querying": contexts count only if they were set for the export that is used. */
+    return hs->contexts_serial == serial ? hs->contexts : 0;
+}
+
 void handshake_result(const struct handshake *hs, uint64_t client_id, struct ipc_nbd_negotiated *ret_negotiated)
 {
-    bool bound = hs->contexts_serial == hs->chosen_serial && hs->structured_reply;
-
     *ret_negotiated = (struct ipc_nbd_negotiated){
         .client_id = client_id,
         .export_serial = hs->chosen_serial,
-        .flags = hs->structured_reply ? IPC_NBD_STRUCTURED_REPLY : 0,
-        /* "Metadata querying": contexts count only if they were set for the export that is used. */
-        .contexts = bound ? hs->contexts : 0,
+        .flags = (hs->structured_reply ? IPC_NBD_STRUCTURED_REPLY : 0) |
+                 (hs->extended_headers ? IPC_NBD_EXTENDED_HEADERS : 0),
+        .contexts = handshake_contexts_for(hs, hs->chosen_serial),
     };
 }

@@ -45,6 +45,7 @@ struct handshake {
     bool fixed_newstyle;
     bool no_zeroes;
     bool structured_reply;
+    bool extended_headers; /* takes precedence over structured replies */
     uint32_t contexts;         /* IPC_NBD_CONTEXT_* of the last SET_META_CONTEXT */
     uint64_t contexts_serial;  /* the export they were set for */
     uint64_t chosen_serial;    /* NEGOTIATED: the export that the client chose */
@@ -94,6 +95,9 @@ void handshake_sent(struct handshake *hs, size_t len_bytes);
 
 /* The state as it matters to whoever does the I/O: NEGOTIATED and ENDED only once all output has been sent. */
 bool handshake_is_over(const struct handshake *hs);
+
+/* The contexts that count if the client goes into transmission with the export of this serial. */
+uint32_t handshake_contexts_for(const struct handshake *hs, uint64_t serial);
 
 /* NEGOTIATED: the record for the monitor. */
 void handshake_result(const struct handshake *hs, uint64_t client_id, struct ipc_nbd_negotiated *ret_negotiated);

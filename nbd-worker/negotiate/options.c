@@ -10,8 +10,9 @@
 #include <string.h>
 
 #include "common/base/cursor.h"
+#include "nbd-worker/context.h"
 
-uint16_t nbd_transmission_flags(const struct nbd_directory_entry *entry, bool structured_reply)
+uint16_t nbd_transmission_flags(const struct handshake *hs, const struct nbd_directory_entry *entry)
 {
     uint16_t flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
 
@@ -23,8 +24,10 @@ uint16_t nbd_transmission_flags(const struct nbd_directory_entry *entry, bool st
         flags |= NBD_FLAG_SEND_FAST_ZERO;
     if ((entry->flags & NBD_DIRECTORY_MULTI_CONN) != 0)
         flags |= NBD_FLAG_CAN_MULTI_CONN;
-    if (structured_reply)
+    if (hs->structured_reply || hs->extended_headers)
         flags |= NBD_FLAG_SEND_DF;
+    if (hs->extended_headers && handshake_contexts_for(hs, entry->serial) != 0)
+        flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
     return flags;
 }
 
@@ -78,11 +81,6 @@ static int parse_info(const uint8_t *data, size_t len_bytes, struct option_reque
     return 0;
 }
 
-static bool string_is(const char *string, size_t len_bytes, const char *literal)
-{
-    return len_bytes == strlen(literal) && memcmp(string, literal, len_bytes) == 0;
-}
-
 static int parse_query(struct cursor *c, struct option_request *ret_request, struct error *err)
 {
     const char *query;
@@ -93,11 +91,8 @@ static int parse_query(struct cursor *c, struct option_request *ret_request, str
         return rc;
     if (memchr(query, ':', len_bytes) == NULL)
         return error_set(err, -EINVAL, "a meta context query lacks the colon that ends its namespace");
-    /* Other namespaces and other leaf names MUST be ignored ("The base: metadata namespace"). */
-    if (string_is(query, len_bytes, NBD_META_BASE_ALLOCATION))
-        ret_request->contexts |= IPC_NBD_CONTEXT_BASE_ALLOCATION;
-    else if (string_is(query, len_bytes, NBD_META_BASE_NAMESPACE))
-        ret_request->base_wildcard = true;
+    ret_request->contexts |= nbd_context_match(query, len_bytes, false);
+    ret_request->wildcards |= nbd_context_match(query, len_bytes, true);
     return 0;
 }
 
@@ -133,10 +128,27 @@ static uint32_t check_export(const struct handshake *hs, struct option_request *
     return NBD_REP_ERR_UNKNOWN;
 }
 
+static uint32_t check_export_name(const struct handshake *hs, struct option_request *request, struct error *err)
+{
+    if (!hs->extended_headers)
+        return check_export(hs, request, err);
+    /* extension-ext-header: the client MUST NOT use it; 64-bit sizes of blocks could not be agreed on. */
+    error_set(err, -EINVAL, "after NBD_OPT_EXTENDED_HEADERS only NBD_OPT_GO leads to an export");
+    return NBD_REP_ERR_EXT_HEADER_REQD;
+}
+
+static uint32_t check_structured_reply(const struct handshake *hs, struct option_request *request, struct error *err)
+{
+    if (!hs->extended_headers)
+        return 0;
+    error_set(err, -EINVAL, "extended headers have been negotiated, which take the place of structured replies");
+    return NBD_REP_ERR_EXT_HEADER_REQD;
+}
+
 static uint32_t check_set_meta(const struct handshake *hs, struct option_request *request, struct error *err)
 {
-    if (!hs->structured_reply) {
-        error_set(err, -EINVAL, "meta contexts need NBD_OPT_STRUCTURED_REPLY first");
+    if (!hs->structured_reply && !hs->extended_headers) {
+        error_set(err, -EINVAL, "meta contexts need NBD_OPT_STRUCTURED_REPLY or NBD_OPT_EXTENDED_HEADERS first");
         return NBD_REP_ERR_INVALID;
     }
     return check_export(hs, request, err);
@@ -168,7 +180,7 @@ static void handle_export_name(struct handshake *hs, const struct option_request
     static const uint8_t padding[NBD_EXPORT_NAME_PAD];
     struct nbd_export_name_reply reply = {
         .size_bytes = htobe64(request->entry->size_bytes),
-        .flags = htobe16(nbd_transmission_flags(request->entry, hs->structured_reply)),
+        .flags = htobe16(nbd_transmission_flags(hs, request->entry)),
     };
 
     handshake_put(hs, &reply, sizeof(reply));
@@ -218,7 +230,7 @@ static void put_info_export(struct handshake *hs, const struct nbd_directory_ent
     struct nbd_info_export info = {
         .type = htobe16(NBD_INFO_EXPORT),
         .size_bytes = htobe64(entry->size_bytes),
-        .flags = htobe16(nbd_transmission_flags(entry, hs->structured_reply)),
+        .flags = htobe16(nbd_transmission_flags(hs, entry)),
     };
 
     handshake_put_reply(hs, NBD_REP_INFO, sizeof(info));
@@ -287,34 +299,40 @@ static void handle_structured_reply(struct handshake *hs, const struct option_re
     handshake_put_reply(hs, NBD_REP_ACK, 0);
 }
 
-static void put_context(struct handshake *hs, uint32_t id, const char *name)
+static void handle_extended_headers(struct handshake *hs, const struct option_request *request)
 {
-    uint32_t be_id = htobe32(id);
+    hs->extended_headers = true;
+    handshake_put_reply(hs, NBD_REP_ACK, 0);
+}
 
-    handshake_put_reply(hs, NBD_REP_META_CONTEXT, sizeof(be_id) + strlen(name));
-    handshake_put(hs, &be_id, sizeof(be_id));
-    handshake_put(hs, name, strlen(name));
+static void put_contexts(struct handshake *hs, uint32_t contexts, bool with_ids)
+{
+    for (unsigned i = 0; i < nbd_contexts_count; i++) {
+        const struct nbd_context *context = &nbd_contexts[i];
+        /* "NBD_OPT_LIST_META_CONTEXT": the id is reserved and SHOULD be zero. */
+        uint32_t be_id = htobe32(with_ids ? nbd_context_id(context) : 0);
+
+        if ((contexts & context->bit) == 0)
+            continue;
+        handshake_put_reply(hs, NBD_REP_META_CONTEXT, sizeof(be_id) + strlen(context->name));
+        handshake_put(hs, &be_id, sizeof(be_id));
+        handshake_put(hs, context->name, strlen(context->name));
+    }
+    handshake_put_reply(hs, NBD_REP_ACK, 0);
 }
 
 static void handle_list_meta(struct handshake *hs, const struct option_request *request)
 {
-    uint32_t contexts = request->contexts;
+    uint32_t contexts = request->query_count == 0 ? IPC_NBD_CONTEXTS_ALL : request->contexts | request->wildcards;
 
-    if (request->query_count == 0 || request->base_wildcard)
-        contexts |= IPC_NBD_CONTEXT_BASE_ALLOCATION;
-    if ((contexts & request->entry->contexts & IPC_NBD_CONTEXT_BASE_ALLOCATION) != 0)
-        put_context(hs, 0, NBD_META_BASE_ALLOCATION);
-    handshake_put_reply(hs, NBD_REP_ACK, 0);
+    put_contexts(hs, contexts & request->entry->contexts, false);
 }
 
 static void handle_set_meta(struct handshake *hs, const struct option_request *request)
 {
     hs->contexts = request->contexts & request->entry->contexts;
     hs->contexts_serial = request->entry->serial;
-    /* The wire id of the context of bit i is i + 1 (ipc-protocol.h). */
-    if ((hs->contexts & IPC_NBD_CONTEXT_BASE_ALLOCATION) != 0)
-        put_context(hs, 1, NBD_META_BASE_ALLOCATION);
-    handshake_put_reply(hs, NBD_REP_ACK, 0);
+    put_contexts(hs, hs->contexts, true);
 }
 
 static void handle_tls(struct handshake *hs, const struct option_request *request)
@@ -329,7 +347,7 @@ static void handle_tls(struct handshake *hs, const struct option_request *reques
 
 const struct nbd_option nbd_options[] = {
     { NBD_OPT_EXPORT_NAME, "NBD_OPT_EXPORT_NAME", .data_max_bytes = NBD_MAX_STRING, .without_reply = true,
-      .parse = parse_name, .check = check_export, .handle = handle_export_name },
+      .parse = parse_name, .check = check_export_name, .handle = handle_export_name },
     { NBD_OPT_ABORT, "NBD_OPT_ABORT", .ignores_data = true, .in_clear = true, .parse = parse_nothing,
       .handle = handle_abort },
     { NBD_OPT_LIST, "NBD_OPT_LIST", .parse = parse_nothing, .handle = handle_list },
@@ -340,11 +358,13 @@ const struct nbd_option nbd_options[] = {
     { NBD_OPT_GO, "NBD_OPT_GO", .data_max_bytes = OPTION_INFO_DATA_MAX, .parse = parse_info, .check = check_export,
       .handle = handle_go },
     { NBD_OPT_STRUCTURED_REPLY, "NBD_OPT_STRUCTURED_REPLY", .parse = parse_nothing,
-      .handle = handle_structured_reply },
+      .check = check_structured_reply, .handle = handle_structured_reply },
     { NBD_OPT_LIST_META_CONTEXT, "NBD_OPT_LIST_META_CONTEXT", .data_max_bytes = HANDSHAKE_OPTION_BYTES_MAX,
       .parse = parse_meta, .check = check_export, .handle = handle_list_meta },
     { NBD_OPT_SET_META_CONTEXT, "NBD_OPT_SET_META_CONTEXT", .data_max_bytes = HANDSHAKE_OPTION_BYTES_MAX,
       .resets_contexts = true, .parse = parse_meta, .check = check_set_meta, .handle = handle_set_meta },
+    { NBD_OPT_EXTENDED_HEADERS, "NBD_OPT_EXTENDED_HEADERS", .parse = parse_nothing,
+      .handle = handle_extended_headers },
 };
 const unsigned nbd_options_count = ARRAY_SIZE(nbd_options);
 

@@ -16,7 +16,7 @@ struct option_request {
     uint32_t infos;       /* INFO, GO: bits 1 << NBD_INFO_* */
     uint32_t query_count; /* meta contexts */
     uint32_t contexts;    /* IPC_NBD_CONTEXT_* that a query names */
-    bool base_wildcard;   /* a query is "base:" */
+    uint32_t wildcards;   /* and those that a wildcard stands for, which counts for LIST_META_CONTEXT only */
     const struct nbd_directory_entry *entry; /* set by check: the export of that name */
 };
 
@@ -48,7 +48,7 @@ void nbd_option_run(struct handshake *hs, const struct nbd_option *option, const
 /* Go on with the replies to LIST as far as the output has room. */
 void nbd_option_list_continue(struct handshake *hs);
 
-/* The transmission flags of an export ("Transmission flags"). */
-uint16_t nbd_transmission_flags(const struct nbd_directory_entry *entry, bool structured_reply);
+/* The transmission flags of an export for this client, as it stands ("Transmission flags"). */
+uint16_t nbd_transmission_flags(const struct handshake *hs, const struct nbd_directory_entry *entry);
 
 #endif

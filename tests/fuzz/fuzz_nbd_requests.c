@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define SIZE       (4ull << 20)
 #define PIECES_MAX 64
 
-enum { PEND = 1, FAIL = 2, STRUCTURED = 4, READ_ONLY = 8, WRITETHROUGH = 16, MAPPED = 32, NO_READER = 64 };
+enum { PEND = 1, FAIL = 2, STRUCTURED = 4, READ_ONLY = 8, WRITETHROUGH = 16, MAPPED = 32, NO_READER = 64, EXTENDED = 128 };
 
 static struct io_loop *loop;
 static unsigned gone;
@@ -113,7 +113,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     export.control_loop = loop;
     if ((how & STRUCTURED) != 0) {
         negotiated.flags = IPC_NBD_STRUCTURED_REPLY;
-        negotiated.contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION;
+        negotiated.contexts = IPC_NBD_CONTEXTS_ALL;
+    }
+    if ((how & EXTENDED) != 0) {
+        negotiated.flags |= IPC_NBD_EXTENDED_HEADERS;
+        negotiated.contexts = IPC_NBD_CONTEXTS_ALL;
     }
     if (nbd_export_init(&export, 1) < 0 ||
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)

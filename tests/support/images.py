@@ -8,6 +8,7 @@ from .server import give_to_account
 
 KIB = 1 << 10
 MIB = 1 << 20
+GIB = 1 << 30
 
 
 def pattern(length, seed=1):

@@ -15,6 +15,8 @@ OPTION_REPLY_MAGIC = 0x3E889045565A9
 REQUEST_MAGIC = 0x25609513
 SIMPLE_REPLY_MAGIC = 0x67446698
 STRUCTURED_REPLY_MAGIC = 0x668E33EF
+EXTENDED_REQUEST_MAGIC = 0x21E41C71
+EXTENDED_REPLY_MAGIC = 0x6E8A278C
 
 # Handshake flags
 FLAG_FIXED_NEWSTYLE = 1
@@ -45,6 +47,7 @@ REP_ERR_TLS_REQD = 0x80000005
 REP_ERR_UNKNOWN = 0x80000006
 REP_ERR_BLOCK_SIZE_REQD = 0x80000008
 REP_ERR_TOO_BIG = 0x80000009
+REP_ERR_EXT_HEADER_REQD = 0x8000000A
 
 INFO_EXPORT = 0
 INFO_NAME = 1
@@ -62,6 +65,7 @@ FLAG_SEND_DF = 1 << 7
 FLAG_CAN_MULTI_CONN = 1 << 8
 FLAG_SEND_CACHE = 1 << 10
 FLAG_SEND_FAST_ZERO = 1 << 11
+FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12
 
 # Commands and their flags
 CMD_READ = 0
@@ -77,6 +81,7 @@ CMD_FLAG_NO_HOLE = 1 << 1
 CMD_FLAG_DF = 1 << 2
 CMD_FLAG_REQ_ONE = 1 << 3
 CMD_FLAG_FAST_ZERO = 1 << 4
+CMD_FLAG_PAYLOAD_LEN = 1 << 5
 
 # Errors on the wire
 EPERM = 1
@@ -94,6 +99,7 @@ TYPE_NONE = 0
 TYPE_OFFSET_DATA = 1
 TYPE_OFFSET_HOLE = 2
 TYPE_BLOCK_STATUS = 5
+TYPE_BLOCK_STATUS_EXT = 6
 TYPE_ERROR = 32769
 TYPE_ERROR_OFFSET = 32770
 
@@ -107,6 +113,7 @@ class NbdRaw:
         self.sock = sock
         self.sock.settimeout(TIMEOUT)
         self.structured = False
+        self.extended = False
         self.next_cookie = 1
 
     @classmethod
@@ -121,12 +128,14 @@ class NbdRaw:
         return cls(socket.create_connection((host, port), TIMEOUT))
 
     @classmethod
-    def opened(cls, path, name, structured=False, contexts=()):
+    def opened(cls, path, name, structured=False, extended=False, contexts=()):
         """A client in transmission."""
         client = cls.unix(path)
         client.hello()
         if structured:
             client.structured_reply()
+        if extended:
+            client.extended_headers()
         if contexts:
             replies = client.set_meta_context(name, contexts)
             assert [r[0] for r in replies[:-1]] == [REP_META_CONTEXT] * (len(replies) - 1), replies
@@ -205,6 +214,10 @@ class NbdRaw:
         assert self.ask(OPT_STRUCTURED_REPLY) == [(REP_ACK, b"")]
         self.structured = True
 
+    def extended_headers(self):
+        assert self.ask(OPT_EXTENDED_HEADERS) == [(REP_ACK, b"")]
+        self.extended = True
+
     @staticmethod
     def name_data(name, infos=()):
         raw = name.encode()
@@ -231,12 +244,15 @@ class NbdRaw:
 
     # ---- Transmission ----
 
-    def request(self, command, offset=0, length=0, flags=0, data=b"", cookie=None, magic=REQUEST_MAGIC):
-        """Send a request; its cookie."""
+    def request(self, command, offset=0, length=0, flags=0, data=b"", cookie=None, magic=None):
+        """Send a request, compact or extended as negotiated; its cookie."""
         if cookie is None:
             cookie = self.next_cookie
             self.next_cookie += 1
-        self.send(struct.pack(">IHHQQI", magic, flags, command, cookie, offset, length) + data)
+        if magic is None:
+            magic = EXTENDED_REQUEST_MAGIC if self.extended else REQUEST_MAGIC
+        form = ">IHHQQQ" if self.extended else ">IHHQQI"
+        self.send(struct.pack(form, magic, flags, command, cookie, offset, length) + data)
         return cookie
 
     def simple_reply(self, length=0):
@@ -245,8 +261,18 @@ class NbdRaw:
         assert magic == SIMPLE_REPLY_MAGIC, f"{magic:x}"
         return error, cookie, b"" if error else self.recv(length)
 
+    def extended_chunk(self):
+        """One extended reply chunk: (flags, type, cookie, offset, payload)"""
+        magic, flags, kind, cookie, offset, length = struct.unpack(">IHHQQQ", self.recv(32))
+        assert magic == EXTENDED_REPLY_MAGIC, f"{magic:x}"
+        assert length < 1 << 26
+        return flags, kind, cookie, offset, self.recv(length)
+
     def chunk(self):
-        """One structured reply chunk: (flags, type, cookie, payload)"""
+        """One structured or extended reply chunk: (flags, type, cookie, payload)"""
+        if self.extended:
+            flags, kind, cookie, _, payload = self.extended_chunk()
+            return flags, kind, cookie, payload
         magic, flags, kind, cookie, length = struct.unpack(">IHHQI", self.recv(20))
         assert magic == STRUCTURED_REPLY_MAGIC, f"{magic:x}"
         return flags, kind, cookie, self.recv(length)
@@ -262,6 +288,9 @@ class NbdRaw:
 
     def reply_error(self, length=0):
         """Whichever reply comes for a request: its error, 0 for success."""
+        if self.extended:
+            errors = [payload for kind, payload in self.chunks() if kind & 0x8000]
+            return struct.unpack(">I", errors[0][:4])[0] if errors else 0
         head = self.recv(4)
         if head == struct.pack(">I", SIMPLE_REPLY_MAGIC):
             error, _ = struct.unpack(">IQ", self.recv(12))
@@ -284,6 +313,8 @@ class NbdRaw:
         return data
 
     def write(self, offset, data, flags=0):
+        if self.extended:
+            flags |= CMD_FLAG_PAYLOAD_LEN
         self.request(CMD_WRITE, offset, len(data), flags, data)
         return self.reply_error()
 

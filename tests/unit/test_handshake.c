@@ -512,8 +512,8 @@ static void test_unknown_option_is_skipped(void **state)
     c->piece_bytes = 20000;
     send_option(c, 12345, zeroes, sizeof(zeroes));
     assert_reply(c, 12345, NBD_REP_ERR_UNSUP);
-    send_option(c, NBD_OPT_EXTENDED_HEADERS, "", 0);
-    assert_reply(c, NBD_OPT_EXTENDED_HEADERS, NBD_REP_ERR_UNSUP);
+    send_option(c, NBD_OPT_EXTENDED_HEADERS + 1, "", 0);
+    assert_reply(c, NBD_OPT_EXTENDED_HEADERS + 1, NBD_REP_ERR_UNSUP);
     send_option(c, NBD_OPT_STARTTLS, "", 0);
     assert_reply(c, NBD_OPT_STARTTLS, NBD_REP_ERR_POLICY);
     send_option(c, NBD_OPT_STARTTLS, "x", 1);
@@ -724,6 +724,104 @@ static void test_errors_meta_context_data(void **state)
     client_free(c);
 }
 
+/* ---- Extended headers ---- */
+
+static struct client *client_extended(void)
+{
+    struct client *c = client_new(FLAGS_BOTH);
+
+    send_option(c, NBD_OPT_EXTENDED_HEADERS, "", 0);
+    assert_reply(c, NBD_OPT_EXTENDED_HEADERS, NBD_REP_ACK);
+    return c;
+}
+
+static uint16_t flags_of(struct client *c, const char *name)
+{
+    struct cursor data;
+
+    send_info(c, NBD_OPT_INFO, name, 0, NULL);
+    assert_int_equal(get_reply(c, NBD_OPT_INFO, &data), NBD_REP_INFO);
+    cursor_bytes(&data, 10);
+    assert_reply(c, NBD_OPT_INFO, NBD_REP_ACK);
+    return cursor_be16(&data);
+}
+
+static void test_extended_headers_are_reported(void **state)
+{
+    struct client *c = client_extended();
+    struct ipc_nbd_negotiated result;
+
+    send_info(c, NBD_OPT_GO, "disk", 0, NULL);
+    assert_int_equal(c->hs.state, HANDSHAKE_NEGOTIATED);
+    handshake_result(&c->hs, 1, &result);
+    assert_int_equal(result.flags, IPC_NBD_EXTENDED_HEADERS);
+    client_free(c);
+}
+
+/* They take the place of structured replies, also before contexts. */
+static void test_extended_headers_allow_contexts(void **state)
+{
+    struct client *c = client_extended();
+
+    assert_int_equal(flags_of(c, "disk") & (NBD_FLAG_SEND_DF | NBD_FLAG_BLOCK_STATUS_PAYLOAD), NBD_FLAG_SEND_DF);
+    send_meta(c, NBD_OPT_SET_META_CONTEXT, "disk", 1, allocation);
+    assert_context(c, NBD_OPT_SET_META_CONTEXT, 1);
+    assert_true((flags_of(c, "disk") & NBD_FLAG_BLOCK_STATUS_PAYLOAD) != 0);
+    assert_true((flags_of(c, "rom") & NBD_FLAG_BLOCK_STATUS_PAYLOAD) == 0); /* the contexts are not for it */
+    client_free(c);
+}
+
+static void test_payload_is_not_offered_without_extended_headers(void **state)
+{
+    struct client *c = client_structured();
+
+    send_meta(c, NBD_OPT_SET_META_CONTEXT, "disk", 1, allocation);
+    assert_context(c, NBD_OPT_SET_META_CONTEXT, 1);
+    assert_true((flags_of(c, "disk") & NBD_FLAG_BLOCK_STATUS_PAYLOAD) == 0);
+    client_free(c);
+}
+
+static void test_structured_then_extended(void **state)
+{
+    struct client *c = client_structured();
+    struct ipc_nbd_negotiated result;
+
+    send_option(c, NBD_OPT_EXTENDED_HEADERS, "", 0);
+    assert_reply(c, NBD_OPT_EXTENDED_HEADERS, NBD_REP_ACK);
+    send_info(c, NBD_OPT_GO, "disk", 0, NULL);
+    handshake_result(&c->hs, 1, &result);
+    assert_int_equal(result.flags, IPC_NBD_FLAGS_ALL);
+    client_free(c);
+}
+
+static void test_errors_structured_reply_after_extended_headers(void **state)
+{
+    struct client *c = client_extended();
+
+    send_option(c, NBD_OPT_STRUCTURED_REPLY, "", 0);
+    assert_reply(c, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ERR_EXT_HEADER_REQD);
+    client_free(c);
+}
+
+static void test_errors_export_name_after_extended_headers(void **state)
+{
+    struct client *c = client_extended();
+
+    send_option(c, NBD_OPT_EXPORT_NAME, "disk", 4);
+    assert_ended(c, "NBD_OPT_EXTENDED_HEADERS");
+    client_free(c);
+}
+
+static void test_errors_extended_headers_with_data(void **state)
+{
+    struct client *c = client_new(FLAGS_BOTH);
+
+    send_option(c, NBD_OPT_EXTENDED_HEADERS, "x", 1);
+    assert_reply(c, NBD_OPT_EXTENDED_HEADERS, NBD_REP_ERR_INVALID);
+    assert_false(c->hs.extended_headers);
+    client_free(c);
+}
+
 /* ---- The table and pieces ---- */
 
 static void test_docs_have_every_row(void **state)
@@ -800,6 +898,13 @@ int main(void)
         cmocka_unit_test(test_list_meta_context),
         cmocka_unit_test(test_errors_meta_context_data),
         cmocka_unit_test(test_option_table),
+        cmocka_unit_test(test_extended_headers_are_reported),
+        cmocka_unit_test(test_extended_headers_allow_contexts),
+        cmocka_unit_test(test_payload_is_not_offered_without_extended_headers),
+        cmocka_unit_test(test_structured_then_extended),
+        cmocka_unit_test(test_errors_structured_reply_after_extended_headers),
+        cmocka_unit_test(test_errors_export_name_after_extended_headers),
+        cmocka_unit_test(test_errors_extended_headers_with_data),
         cmocka_unit_test(test_docs_have_every_row),
         cmocka_unit_test(test_byte_by_byte),
     };

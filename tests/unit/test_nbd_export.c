@@ -988,7 +988,7 @@ static void test_errors_blocking_socket(void **state)
 static void test_errors_negotiated_record(void **state)
 {
     static const struct ipc_nbd_negotiated bad[] = {
-        { .flags = IPC_NBD_EXTENDED_HEADERS },
+        { .flags = IPC_NBD_FLAGS_ALL + 1 },
         { .flags = 1u << 31 },
         { .flags = IPC_NBD_STRUCTURED_REPLY, .contexts = 2 },
         { .contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION },
@@ -1102,7 +1102,278 @@ static void test_stall_that_ends_with_the_turn(void **state)
         h[i] = header(NBD_CMD_BLOCK_STATUS, 0, i, 0, 4096);
     peer_send(peer, h, sizeof(h));
     settle_all(peer);
-    assert_int_equal(peer->got_bytes, ARRAY_SIZE(h) * (sizeof(struct nbd_chunk_status) + 8));
+    assert_int_equal(peer->got_bytes, ARRAY_SIZE(h) * (sizeof(struct nbd_chunk) + sizeof(struct nbd_payload_status) + 8));
+}
+
+/* ---- Extended headers ---- */
+
+static struct peer *extended_peer(void)
+{
+    return peer_join(0, IPC_NBD_EXTENDED_HEADERS, IPC_NBD_CONTEXTS_ALL);
+}
+
+static void extended_request(struct peer *peer, uint16_t type, uint16_t flags, uint64_t cookie, uint64_t offset,
+                             uint64_t len)
+{
+    struct nbd_extended_request h = { htobe32(NBD_EXTENDED_REQUEST_MAGIC), htobe16(flags), htobe16(type),
+                                      htobe64(cookie), htobe64(offset), htobe64(len) };
+
+    peer_send(peer, &h, sizeof(h));
+}
+
+/* The next chunk, which must be the last one: its type; its payload is left in *ret_payload. */
+static uint16_t get_extended(struct peer *peer, uint64_t cookie, uint64_t offset, struct cursor *ret_payload)
+{
+    uint64_t len_bytes;
+    uint16_t type;
+
+    settle_all(peer);
+    assert_int_equal(cursor_be32(&peer->at), NBD_EXTENDED_REPLY_MAGIC);
+    assert_int_equal(cursor_be16(&peer->at), NBD_REPLY_FLAG_DONE);
+    type = cursor_be16(&peer->at);
+    assert_true(cursor_be64(&peer->at) == cookie);
+    assert_true(cursor_be64(&peer->at) == offset);
+    len_bytes = cursor_be64(&peer->at);
+    *ret_payload = cursor_init(cursor_bytes(&peer->at, len_bytes), len_bytes);
+    assert_false(peer->at.failed);
+    return type;
+}
+
+static void assert_extended_none(struct peer *peer, uint64_t cookie, uint64_t offset)
+{
+    struct cursor payload;
+
+    assert_int_equal(get_extended(peer, cookie, offset, &payload), NBD_REPLY_TYPE_NONE);
+    assert_true(cursor_at_end(&payload));
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void assert_extended_error(struct peer *peer, uint64_t cookie, uint64_t offset, uint32_t error)
+{
+    struct cursor payload;
+
+    assert_int_equal(get_extended(peer, cookie, offset, &payload), NBD_REPLY_TYPE_ERROR);
+    assert_int_equal(cursor_be32(&payload), error);
+    cursor_bytes(&payload, cursor_be16(&payload));
+    assert_true(cursor_at_end(&payload));
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void test_extended_read(void **state)
+{
+    struct peer *peer = extended_peer();
+    struct cursor payload;
+
+    fill(100, 50);
+    extended_request(peer, NBD_CMD_READ, 0, 5, 100, 50);
+    assert_int_equal(get_extended(peer, 5, 100, &payload), NBD_REPLY_TYPE_OFFSET_DATA);
+    assert_true(cursor_be64(&payload) == 100);
+    assert_data(&payload, 100, 50);
+    assert_true(cursor_at_end(&payload));
+    fake.pend = true; /* through a slot */
+    extended_request(peer, NBD_CMD_READ, 0, 6, 100, 50);
+    turns();
+    fake_complete(0);
+    assert_int_equal(get_extended(peer, 6, 100, &payload), NBD_REPLY_TYPE_OFFSET_DATA);
+    assert_true(cursor_be64(&payload) == 100);
+    assert_data(&payload, 100, 50);
+    assert_true(cursor_at_end(&payload));
+}
+
+static void test_extended_write(void **state)
+{
+    struct peer *peer = extended_peer();
+
+    extended_request(peer, NBD_CMD_WRITE, NBD_CMD_FLAG_PAYLOAD_LEN, 1, 4096, 512);
+    peer_send(peer, payload_bytes, 512);
+    assert_extended_none(peer, 1, 4096);
+    assert_memory_equal(fake.data + 4096, payload_bytes, 512);
+    /* In pieces, and as a slot. */
+    extended_request(peer, NBD_CMD_WRITE, NBD_CMD_FLAG_PAYLOAD_LEN | NBD_CMD_FLAG_FUA, 2, 8192, 512);
+    peer_send(peer, payload_bytes, 100);
+    turns();
+    peer_send(peer, payload_bytes + 100, 412);
+    assert_extended_none(peer, 2, 8192);
+    assert_memory_equal(fake.data + 8192, payload_bytes, 512);
+}
+
+/* There is no payload then: the next request follows at once. */
+static void test_errors_extended_write_without_payload(void **state)
+{
+    struct peer *peer = extended_peer();
+
+    extended_request(peer, NBD_CMD_WRITE, 0, 1, 0, 512);
+    assert_extended_error(peer, 1, 0, NBD_EINVAL);
+    extended_request(peer, NBD_CMD_FLUSH, 0, 2, 0, 0);
+    assert_extended_none(peer, 2, 0);
+}
+
+static void test_errors_extended_payload_is_skipped(void **state)
+{
+    static const uint16_t types[] = { NBD_CMD_READ, NBD_CMD_FLUSH, NBD_CMD_TRIM, NBD_CMD_CACHE, NBD_CMD_WRITE_ZEROES,
+                                      NBD_CMD_MAX, 0xffff };
+    struct peer *peer = extended_peer();
+
+    for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
+        extended_request(peer, types[i], NBD_CMD_FLAG_PAYLOAD_LEN, i, 512, 700);
+        peer_send(peer, payload_bytes, 700);
+        assert_extended_error(peer, i, 512, NBD_EINVAL);
+    }
+    assert_int_equal(fake.log_count, 0);
+    extended_request(peer, NBD_CMD_FLUSH, 0, 99, 0, 0);
+    assert_extended_none(peer, 99, 0);
+}
+
+static void test_errors_extended_payload_too_large(void **state)
+{
+    struct peer *peer = extended_peer();
+
+    extended_request(peer, NBD_CMD_WRITE, NBD_CMD_FLAG_PAYLOAD_LEN, 1, 0, NBD_MAX_PAYLOAD + 1ull);
+    assert_nothing_left(peer);
+    assert_true(fx->gone[0]);
+    assert_non_null(strstr(fx->reason[0], "32 MiB"));
+}
+
+static void test_errors_extended_magic(void **state)
+{
+    struct peer *peer = extended_peer();
+
+    request(peer, NBD_CMD_FLUSH, 0, 1, 0, 0);
+    peer_send(peer, "1234", 4);
+    assert_nothing_left(peer);
+    assert_true(fx->gone[0]);
+    assert_non_null(strstr(fx->reason[0], "magic"));
+}
+
+static void test_extended_effect_of_64_bits(void **state)
+{
+    static const uint16_t types[] = { NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_CACHE };
+    struct peer *peer;
+
+    fx->export.info.size_bytes = 1ull << 40;
+    peer = extended_peer();
+    fake.pend = true;
+    for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
+        extended_request(peer, types[i], 0, i, 1 << 20, (1ull << 40) - (1 << 20));
+        turns();
+        assert_int_equal(fake.pending_count, 1);
+        assert_true(fake.log[i].len_bytes == (1ull << 40) - (1 << 20));
+        fake.error = -EIO; /* the fake image is smaller */
+        fake_complete(0);
+        fake.error = 0;
+        assert_extended_error(peer, i, 1 << 20, NBD_EIO);
+        extended_request(peer, types[i], 0, i, 1 << 20, 1ull << 40);
+        assert_extended_error(peer, i, 1 << 20, types[i] == NBD_CMD_WRITE_ZEROES ? NBD_ENOSPC : NBD_EINVAL);
+        extended_request(peer, types[i], 0, i, 1 << 20, UINT64_MAX);
+        assert_extended_error(peer, i, 1 << 20, types[i] == NBD_CMD_WRITE_ZEROES ? NBD_ENOSPC : NBD_EINVAL);
+    }
+    extended_request(peer, NBD_CMD_READ, 0, 1, 0, 1ull << 32);
+    assert_extended_error(peer, 1, 0, NBD_EINVAL);
+}
+
+static void test_extended_block_status(void **state)
+{
+    static const struct block_extent extents[] = { { 6ull << 30, 0 }, { 8ull << 30, BLOCK_EXTENT_HOLE } };
+    struct cursor payload;
+    struct peer *peer;
+
+    fx->export.info.size_bytes = 1ull << 40;
+    peer = extended_peer();
+    fake.extents = extents;
+    fake.extent_count = 2;
+    extended_request(peer, NBD_CMD_BLOCK_STATUS, 0, 1, 0, 14ull << 30);
+    assert_int_equal(get_extended(peer, 1, 0, &payload), NBD_REPLY_TYPE_BLOCK_STATUS_EXT);
+    assert_int_equal(cursor_be32(&payload), 1);
+    assert_int_equal(cursor_be32(&payload), 2);
+    assert_true(cursor_be64(&payload) == 6ull << 30);
+    assert_true(cursor_be64(&payload) == 0);
+    assert_true(cursor_be64(&payload) == 8ull << 30);
+    assert_true(cursor_be64(&payload) == NBD_STATE_HOLE);
+    assert_true(cursor_at_end(&payload));
+}
+
+static void send_status_payload(struct peer *peer, uint64_t cookie, uint64_t effect, unsigned count,
+                                const uint32_t *ids)
+{
+    uint64_t be_effect = htobe64(effect);
+
+    extended_request(peer, NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_PAYLOAD_LEN, cookie, 4096, 8 + 4 * count);
+    peer_send(peer, &be_effect, sizeof(be_effect));
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t be_id = htobe32(ids[i]);
+
+        turns(); /* each in a recv of its own */
+        peer_send(peer, &be_id, sizeof(be_id));
+    }
+}
+
+static void test_block_status_payload(void **state)
+{
+    static const struct block_extent extent = { 4096, BLOCK_EXTENT_ZERO };
+    struct peer *peer = extended_peer();
+    struct cursor payload;
+
+    fake.extents = &extent;
+    fake.extent_count = 1;
+    send_status_payload(peer, 7, 65536, 1, (const uint32_t[]){ 1 });
+    assert_int_equal(get_extended(peer, 7, 4096, &payload), NBD_REPLY_TYPE_BLOCK_STATUS_EXT);
+    assert_int_equal(cursor_be32(&payload), 1);
+    assert_int_equal(cursor_be32(&payload), 1);
+    assert_true(cursor_be64(&payload) == 4096);
+    assert_true(cursor_be64(&payload) == NBD_STATE_ZERO);
+    assert_true(cursor_at_end(&payload));
+    assert_true(fake.log[0].len_bytes == 65536);
+    assert_true(fake.log[0].offset == 4096);
+}
+
+static void test_errors_block_status_payload(void **state)
+{
+    static const struct {
+        uint64_t effect;
+        unsigned count;
+        uint32_t ids[64];
+    } bad[] = {
+        { 4096, 0, { 0 } },             /* no context */
+        { 4096, 1, { 0 } },             /* LIST's id */
+        { 4096, 1, { 32 } },            /* unknown */
+        { 4096, 1, { UINT32_MAX } },
+        { 4096, 2, { 1, 1 } },          /* twice */
+        { 4096, 64, { 1 } },            /* more than there are */
+        { 0, 1, { 1 } },                /* no length */
+        { SIZE, 1, { 1 } },             /* beyond the end */
+        { UINT64_MAX, 1, { 1 } },
+    };
+    struct peer *peer = extended_peer();
+
+    for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+        send_status_payload(peer, i, bad[i].effect, bad[i].count, bad[i].ids);
+        assert_extended_error(peer, i, 4096, NBD_EINVAL);
+    }
+    for (unsigned len = 0; len < 14; len++) { /* 8 + 4 is the only length */
+        extended_request(peer, NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_PAYLOAD_LEN, len, 0, len);
+        peer_send(peer, payload_bytes, len);
+        assert_extended_error(peer, len, 0, NBD_EINVAL);
+    }
+    assert_int_equal(fake.log_count, 0);
+}
+
+static void test_errors_block_status_payload_without_context(void **state)
+{
+    struct peer *peer = peer_join(0, IPC_NBD_EXTENDED_HEADERS, 0);
+
+    send_status_payload(peer, 1, 4096, 1, (const uint32_t[]){ 1 });
+    assert_extended_error(peer, 1, 4096, NBD_EINVAL);
+}
+
+static void test_errors_payload_len_in_compact_requests(void **state)
+{
+    struct peer *peer = structured_peer();
+
+    request(peer, NBD_CMD_WRITE, NBD_CMD_FLAG_PAYLOAD_LEN, 1, 0, 512);
+    peer_send(peer, payload_bytes, 512);
+    assert_error_chunk(peer, 1, NBD_EINVAL);
+    request(peer, NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_PAYLOAD_LEN, 2, 0, 12);
+    assert_error_chunk(peer, 2, NBD_EINVAL);
 }
 
 static void test_docs_have_every_row(void **state)
@@ -1184,6 +1455,18 @@ int main(void)
         TEST(test_writes_are_received_while_replies_wait),
         TEST(test_stall_that_ends_with_the_turn),
         TEST(test_command_table),
+        TEST(test_extended_read),
+        TEST(test_extended_write),
+        TEST(test_errors_extended_write_without_payload),
+        TEST(test_errors_extended_payload_is_skipped),
+        TEST(test_errors_extended_payload_too_large),
+        TEST(test_errors_extended_magic),
+        TEST(test_extended_effect_of_64_bits),
+        TEST(test_extended_block_status),
+        TEST(test_block_status_payload),
+        TEST(test_errors_block_status_payload),
+        TEST(test_errors_block_status_payload_without_context),
+        TEST(test_errors_payload_len_in_compact_requests),
         TEST(test_docs_have_every_row),
     };
 

@@ -594,7 +594,6 @@ static void test_a_negotiator_that_lies_is_told_off(void **state)
         { 2, 1, 0, 0 },                        /* somebody else's client */
         { 1, 99, 0, 0 },                       /* an export that never was */
         { 1, UINT64_MAX, 0, 0 },               /* the same */
-        { 1, 1, IPC_NBD_EXTENDED_HEADERS, 0 }, /* not on offer */
     };
     struct worker_handle *worker;
     int clients[2];

@@ -32,7 +32,8 @@ def show(*argv):
     words = [str(word) for word in argv]
     print("$ " + " ".join(word if word.isascii() and not set(word) & set(" ?&*'\"{}") else f"'{word}'" for word in words))
     sys.stdout.flush()
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+                          env={**os.environ, "COLUMNS": "120"})  # for ps
     print(done.stdout, end="")
     return done.returncode
 

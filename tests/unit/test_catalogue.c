@@ -235,6 +235,29 @@ static void test_errors_negotiate_reserved_field(void **state)
                      0);
 }
 
+static void test_errors_messages_of_tls(void **state)
+{
+    struct ipc_tls_permit permit = { .client_id = 1 };
+    struct ipc_tls_relay relay = { .client_id = 1 };
+    struct ipc_signer_load load = { .password_len_bytes = TLS_PASSWORD_MAX - 1 };
+
+    channel_fill_header(&permit.header, IPC_TLS_PERMIT, sizeof(permit), 0);
+    channel_fill_header(&relay.header, IPC_TLS_RELAY, sizeof(relay), 1);
+    channel_fill_header(&load.header, IPC_SIGNER_LOAD, sizeof(load), 2);
+    assert_int_equal(ipc_message_check(&permit, sizeof(permit), 0, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL), 0);
+    assert_int_equal(ipc_message_check(&permit, sizeof(permit), 0, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR, NULL, NULL),
+                     -EPROTO);
+    assert_int_equal(ipc_message_check(&relay, sizeof(relay), 1, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL), 0);
+    assert_int_equal(ipc_message_check(&load, sizeof(load), 2, WORKER_RUNNING, IPC_ROLE_TLS_SIGNER, NULL, NULL), 0);
+    assert_int_equal(ipc_message_check(&load, sizeof(load), 2, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL),
+                     -EPROTO); /* no key ever goes there */
+    permit.client_id = 0;
+    assert_int_equal(ipc_message_check(&permit, sizeof(permit), 0, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL),
+                     -EPROTO);
+    load.password_len_bytes++;
+    assert_int_equal(ipc_message_check(&load, sizeof(load), 2, WORKER_RUNNING, IPC_ROLE_TLS_SIGNER, NULL, NULL), -EPROTO);
+}
+
 /* ---- Status records ---- */
 
 static struct ipc_status status_of(enum ipc_status_type type)
@@ -419,6 +442,33 @@ static void test_texts_are_made_printable(void **state)
     assert_string_equal(text, "a?[31mb????~ ");
 }
 
+static int check_peer(const struct ipc_status *status)
+{
+    uint32_t seen = 0;
+
+    return ipc_status_check(status, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, &seen, NULL);
+}
+
+static void test_errors_identity(void **state)
+{
+    struct ipc_status status = status_of(IPC_STATUS_TLS_PEER);
+
+    assert_int_equal(check_peer(&status), 0); /* nobody in particular */
+    status.tls_peer.has_identity = 1;
+    assert_int_equal(check_peer(&status), -EPROTO); /* a name that is empty */
+    strcpy(status.tls_peer.identity, "CN=\xc3\xa4");
+    assert_int_equal(check_peer(&status), 0);
+    status.tls_peer.has_identity = 0;
+    assert_int_equal(check_peer(&status), -EPROTO);
+    status.tls_peer.has_identity = 2;
+    assert_int_equal(check_peer(&status), -EPROTO);
+    status.tls_peer.has_identity = 1;
+    strcpy(status.tls_peer.identity, "CN=\x1b[2J");
+    assert_int_equal(check_peer(&status), -EPROTO);
+    memset(status.tls_peer.identity, 'x', sizeof(status.tls_peer.identity));
+    assert_int_equal(check_peer(&status), -EPROTO);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -437,6 +487,8 @@ int main(void)
         cmocka_unit_test(test_errors_negotiate_reserved_field),
         cmocka_unit_test(test_ready_is_accepted_once),
         cmocka_unit_test(test_ready_after_an_early_drain_is_accepted),
+        cmocka_unit_test(test_errors_messages_of_tls),
+        cmocka_unit_test(test_errors_identity),
         cmocka_unit_test(test_errors_status_header),
         cmocka_unit_test(test_errors_bytes_after_the_payload),
         cmocka_unit_test(test_errors_ready_fields),

@@ -236,8 +236,8 @@ int mounter_unmount(struct mounter *mounter, uint64_t mount, bool lazy, mounter_
 
 /* ---- Replies ---- */
 
-/* The descriptors of a datagram. Returns how many; -1: they did not all fit. */
-static int take_fds(struct msghdr *msg, int fds[MOUNTER_DEVICES_MAX])
+/* The descriptors of a datagram, as many as there was room for. Returns how many. */
+static unsigned take_fds(struct msghdr *msg, int fds[MOUNTER_DEVICES_MAX])
 {
     unsigned count = 0;
 
@@ -247,18 +247,36 @@ static int take_fds(struct msghdr *msg, int fds[MOUNTER_DEVICES_MAX])
         count = (unsigned)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
         memcpy(fds, CMSG_DATA(cmsg), count * sizeof(int));
     }
-    return (msg->msg_flags & MSG_CTRUNC) != 0 ? -1 : (int)count;
+    return count;
 }
 
-static bool is_valid(const struct mounter *mounter, const struct mounter_reply *reply, ssize_t len_bytes, int fd_count)
+static bool is_valid(const struct mounter *mounter, const struct mounter_reply *reply, ssize_t len_bytes,
+                     unsigned fd_count)
 {
     const struct request *request = TAILQ_FIRST(&mounter->requests);
     bool wants_fds = request != NULL && request->message.header.type == MOUNTER_MOUNT && reply->code == 0;
 
     return request != NULL && len_bytes == sizeof(*reply) && reply->header.magic == MOUNTER_MAGIC &&
            reply->header.type == MOUNTER_REPLY && reply->header.cookie == request->message.header.cookie &&
-           reply->code <= 0 && fd_count == (int)reply->devices && (fd_count > 0) == wants_fds && fd_count % 2 == 0 &&
+           reply->code <= 0 && fd_count == reply->devices && (fd_count > 0) == wants_fds && fd_count % 2 == 0 &&
            memchr(reply->text, '\0', sizeof(reply->text)) != NULL;
+}
+
+static void detached(void *opaque, const struct mounter_reply *reply, int *fds)
+{
+}
+
+/*
+ * Descriptors or memory ran out here, and some of what the mounter sent is lost: the mount is of no use, which concerns
+ * whoever asked for it, but neither the mounter nor other mounts.
+ */
+static void give_up_mount(struct mounter *mounter, struct mounter_reply *reply)
+{
+    mounter_unmount(mounter, reply->mount, true, detached, NULL, NULL);
+    reply->code = -EMFILE;
+    reply->devices = 0;
+    snprintf(reply->text, sizeof(reply->text), "the monitor has no descriptors left for the mount: raise its limit "
+             "(LimitNOFILE=, ulimit -n)");
 }
 
 static void socket_readable(evutil_socket_t fd, short what, void *arg)
@@ -276,18 +294,27 @@ static void socket_readable(evutil_socket_t fd, short what, void *arg)
     int fds[MOUNTER_DEVICES_MAX];
     struct request *request;
     ssize_t n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-    int fd_count;
+    unsigned fd_count;
+    bool lost_fds;
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     fd_count = n > 0 ? take_fds(&msg, fds) : 0;
+    lost_fds = n == sizeof(reply) && (msg.msg_flags & MSG_CTRUNC) != 0;
+    if (lost_fds) {
+        while (fd_count > 0)
+            close(fds[--fd_count]);
+        fd_count = reply.devices; /* as far as it is the mounter's to answer for */
+    }
     if (n <= 0 || (msg.msg_flags & MSG_TRUNC) != 0 || !is_valid(mounter, &reply, n, fd_count)) {
-        for (int i = 0; i < fd_count; i++)
+        for (unsigned i = 0; i < fd_count && !lost_fds; i++)
             close(fds[i]);
         mounter_lost(mounter, n <= 0 ? "it ended" : "it sent what it may not");
         return;
     }
     request = TAILQ_FIRST(&mounter->requests);
+    if (lost_fds)
+        give_up_mount(mounter, &reply);
     TAILQ_REMOVE(&mounter->requests, request, link);
     send_first(mounter);
     answer(request, &reply, fds);

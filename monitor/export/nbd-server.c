@@ -527,6 +527,7 @@ void nbd_server_close(struct nbd_server *server)
     drop_handshaking(server);
     negotiator_pool_stop(&server->pool);
     forget_tls(server);
+    close_fd(&server->directory_fd);
     evtimer_del(server->rest_timer);
     evtimer_del(server->full_timer);
     if (server->state != NBD_SERVER_STOPPING)

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+Everything at once, at random: exports of all types come and go through several QMP sessions that do not wait for each
+other, clients connect and vanish in every phase, workers are killed and stopped, descriptors and processes run out. What
+may fail may fail; but the monitor lives, answers, and when it is over nothing is left and all of it works again.
+
+    BULKHEAD_STRESS_SECONDS=300 BULKHEAD_STRESS_SEED=7 pytest tests/crash/test_stress.py
+"""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import struct
+import time
+
+import pytest
+
+from support import process, sandbox
+from support.images import MIB
+from support.nbdraw import *
+from support.nbdraw import Closed, NbdRaw
+from support.process import wait_for
+from support.qmp import QmpError
+from support.server import ACCOUNT
+
+SECONDS = float(os.environ.get("BULKHEAD_STRESS_SECONDS", "8"))
+SEED = int(os.environ.get("BULKHEAD_STRESS_SEED", "1"))
+
+NODES = ["n0", "n1", "n2", "n3"]
+EXPORTS = [f"e{n}" for n in range(8)]
+
+
+class Session:
+    """A QMP session that sends without waiting, and may leave at any time."""
+
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(path))
+        self.sock.setblocking(False)
+        self.send({"execute": "qmp_capabilities"})
+
+    def send(self, message):
+        try:
+            self.sock.send(json.dumps(message).encode())
+        except BlockingIOError:  # it is not read: what else would a slow client do
+            pass
+
+    def read(self):
+        try:
+            while self.sock.recv(65536):
+                pass
+        except BlockingIOError:
+            pass
+
+    def close(self):
+        self.sock.close()
+
+
+class Chaos:
+    def __init__(self, server, image, rng):
+        self.server = server
+        self.rng = rng
+        self.paths = {node: image(f"{node}.img", size=MIB) for node in NODES}
+        self.sessions = []
+        self.clients = []
+        self.stopped = set()
+        self.counts = {}
+        self.fuse = os.path.exists("/dev/fuse")
+        limits = sandbox.limits(server.popen.pid)
+        self.limits = {"nofile": limits["Max open files"][0], "nproc": limits["Max processes"][0]}
+        for name in EXPORTS:
+            mount_point = server.dir / f"{name}.fuse"
+            mount_point.touch()
+            os.chmod(mount_point, 0o666)
+
+    # ---- QMP ----
+
+    def session(self):
+        if len(self.sessions) < 4 or (len(self.sessions) < 12 and self.rng.random() < 0.1):
+            try:
+                self.sessions.append(Session(self.server.qmp_path))
+            except OSError:  # the backlog is full while the monitor has no descriptors
+                return None
+        return self.rng.choice(self.sessions)
+
+    def qmp(self, command, **arguments):
+        session = self.session()
+        if session is None:
+            return
+        try:
+            session.send({"execute": command, "arguments": arguments})
+        except OSError:
+            self.sessions.remove(session)
+            session.close()
+
+    def node_add(self):
+        node = self.rng.choice(NODES)
+        spec = self.server.file_node(node, self.paths[node])
+        if self.rng.random() < 0.2:
+            spec = {"driver": "raw", "node-name": node, "offset": 4096, "file": self.server.file_node(None, self.paths[node])}
+            del spec["file"]["node-name"]
+        self.qmp("blockdev-add", **spec)
+
+    def node_del(self):
+        self.qmp("blockdev-del", **{"node-name": self.rng.choice(NODES)})
+
+    def export_add(self):
+        name = self.rng.choice(EXPORTS)
+        options = {"id": name, "node-name": self.rng.choice(NODES), "writable": self.rng.random() < 0.7}
+        kind = self.rng.random()
+        if kind < 0.7:
+            options.update(type="nbd", name=name)
+        elif kind < 0.85 or not self.fuse:
+            options.update({"type": "vhost-user-blk",
+                            "addr": {"type": "unix", "path": str(self.server.dir / f"{name}.vhost")}})
+        else:
+            options.update(type="fuse", mountpoint=str(self.server.dir / f"{name}.fuse"))
+        self.qmp("block-export-add", **options)
+
+    def export_del(self):
+        self.qmp("block-export-del", id=self.rng.choice(EXPORTS), mode=self.rng.choice(["safe", "hard"]))
+
+    def server_restart(self):
+        self.qmp("nbd-server-stop")
+        self.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": str(self.server.nbd_path)}})
+
+    def query(self):
+        self.qmp(self.rng.choice(["query-block-exports", "__org.bulkhead_query-workers", "query-qmp-schema",
+                                  "query-named-block-nodes", "no-such-command"]))
+
+    def resize(self):
+        self.qmp("block_resize", **{"node-name": self.rng.choice(NODES), "size": self.rng.choice([MIB, MIB // 2, 2 * MIB])})
+
+    def garbage(self):
+        session = self.session()
+        if session is not None:
+            try:
+                session.sock.send(self.rng.choice([b"{", b"]\n", b'{"execute": "qu', b"\xff\xff\n", b'"' * 100]))
+            except OSError:
+                pass
+
+    def session_read(self):
+        for session in self.sessions:
+            try:
+                session.read()
+            except OSError:
+                pass
+
+    def session_leave(self):
+        if self.sessions:
+            self.sessions.pop(self.rng.randrange(len(self.sessions))).close()
+
+    # ---- Clients ----
+
+    def connect(self):
+        """In one of the phases of a connection, and without waiting for anything."""
+        try:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            sock.connect(str(self.server.nbd_path))
+        except OSError:
+            return
+        self.clients.append(sock)
+        phase = self.rng.randrange(5)
+        name = self.rng.choice(EXPORTS).encode()
+        data = b""
+        if phase >= 1:
+            data += struct.pack(">I", FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)
+        if phase >= 2:
+            body = struct.pack(">I", len(name)) + name + struct.pack(">H", 0)
+            data += struct.pack(">QII", IHAVEOPT, OPT_GO, len(body)) + body
+        if phase >= 3:
+            for n in range(self.rng.randrange(1, 40)):
+                kind = self.rng.choice([CMD_READ, CMD_WRITE, CMD_FLUSH, CMD_TRIM, CMD_WRITE_ZEROES, 99])
+                length = 0 if kind == CMD_FLUSH else self.rng.choice([512, 4096, 65536])
+                data += struct.pack(">IHHQQI", REQUEST_MAGIC, self.rng.choice([0, 0, 1]), kind, n,
+                                    0 if kind == CMD_FLUSH else self.rng.randrange(0, MIB, 512), length)
+                if kind == CMD_WRITE:
+                    data += bytes(length)
+        if phase == 4 and data:
+            data = data[:self.rng.randrange(len(data))]
+        try:
+            sock.send(data)
+        except OSError:
+            pass
+
+    def client_leave(self):
+        if self.clients:
+            self.clients.pop(self.rng.randrange(len(self.clients))).close()
+
+    # ---- Processes and limits ----
+
+    def workers(self):
+        return process.children_of(self.server.popen.pid)
+
+    def is_mounter(self, pid):
+        return b"mounter" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+
+    def send_signal(self, number):
+        workers = self.workers()
+        if not workers:
+            return
+        pid = self.rng.choice(workers)
+        try:
+            if not self.is_mounter(pid):  # for which the monitor makes no second one
+                os.kill(pid, number)
+        except (ProcessLookupError, FileNotFoundError):
+            pass
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def stop(self):
+        self.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        for pid in self.workers():
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+
+    def limit(self, **limits):
+        """Soft limits of the monitor; as its account, which may do that where a root without CAP_SYS_RESOURCE may not."""
+        process.output("setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups", "prlimit",
+                       f"--pid={self.server.popen.pid}", *[f"--{name}={value}:" for name, value in limits.items()])
+
+    def few_descriptors(self):
+        self.limit(nofile=count_descriptors(self.server) + self.rng.randrange(12))
+
+    def few_processes(self):
+        self.limit(nproc=self.rng.choice([0, 4, 10]))
+
+    def no_limits(self):
+        self.limit(**self.limits)
+
+    ACTS = [(export_add, 20), (export_del, 12), (node_add, 8), (node_del, 4), (connect, 20), (client_leave, 12), (kill, 4),
+            (stop, 1), (go_on, 2), (query, 4), (garbage, 1), (session_read, 6), (session_leave, 1), (server_restart, 1),
+            (resize, 2), (few_descriptors, 1), (few_processes, 1), (no_limits, 4)]
+
+    def step(self):
+        act = self.rng.choices([a for a, _ in self.ACTS], [w for _, w in self.ACTS])[0]
+        self.counts[act.__name__] = self.counts.get(act.__name__, 0) + 1
+        act(self)
+
+    def end(self):
+        self.no_limits()
+        self.go_on()
+        for thing in self.sessions + self.clients:
+            thing.close()
+
+
+def remove_everything(server):
+    """With the session that was there before all of it."""
+    qmp = server.qmp
+
+    def removed():
+        for export in qmp.cmd("query-block-exports"):
+            try:
+                qmp.cmd("block-export-del", {"id": export["id"], "mode": "hard"})
+            except QmpError:
+                pass
+        return not qmp.cmd("query-block-exports")
+    wait_for(removed, "all exports to be gone", 60)
+    try:
+        qmp.cmd("nbd-server-stop")
+    except QmpError:
+        pass
+    for node in NODES:
+        try:
+            qmp.cmd("blockdev-del", {"node-name": node})
+        except QmpError:
+            pass
+    assert not [n for n in qmp.cmd("query-named-block-nodes")]
+    wait_for(lambda: not qmp.cmd("__org.bulkhead_query-workers"), "all workers to be gone", 60)
+
+
+def count_descriptors(server):
+    return len(os.listdir(f"/proc/{server.popen.pid}/fd"))
+
+
+def kinds_of_descriptors(server):
+    return sandbox.kinds_of_descriptors(server.popen.pid)
+
+
+def test_everything_at_once(server, image):
+    if os.getuid() != 0:
+        pytest.skip("needs root, to take descriptors and processes from a running monitor")
+    server.deaths_expected = True
+    before = kinds_of_descriptors(server)
+    chaos = Chaos(server, image, random.Random(SEED))
+    end = time.monotonic() + SECONDS
+    try:
+        while time.monotonic() < end:
+            chaos.step()
+            assert server.popen.poll() is None, f"the monitor has died\n{server.log_text()[-4000:]}"
+            if chaos.rng.random() < 0.02:
+                server.qmp.cmd("query-version", timeout=10)
+    finally:
+        chaos.end()
+    print(chaos.counts)
+    server.qmp.cmd("query-version")
+    remove_everything(server)
+    try:
+        wait_for(lambda: kinds_of_descriptors(server) == before, "the monitor to have the descriptors that it had before")
+    except AssertionError:
+        assert kinds_of_descriptors(server) == before
+
+    server.nbd_start()
+    server.add_file("n0", chaos.paths["n0"])
+    server.export("n0")
+    with NbdRaw.opened(server.nbd_path, "n0") as client:
+        assert client.write(0, b"all is well") == 0
+        client.disconnect()

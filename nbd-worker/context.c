@@ -13,8 +13,18 @@ static uint32_t allocation_status(const struct block_extent *extent)
            ((extent->flags & BLOCK_EXTENT_ZERO) != 0 ? NBD_STATE_ZERO : 0);
 }
 
+/*
+ * QEMU's docs/interop/nbd.txt: 0 unallocated, 1 in the exported image itself, more: so far down its chain of backing
+ * images. No format here has a backing image, and what has none is all its own, holes too, as with QEMU.
+ */
+static uint32_t allocation_depth(const struct block_extent *extent)
+{
+    return 1;
+}
+
 const struct nbd_context nbd_contexts[] = {
     { IPC_NBD_CONTEXT_BASE_ALLOCATION, "base:allocation", allocation_status },
+    { IPC_NBD_CONTEXT_ALLOCATION_DEPTH, "qemu:allocation-depth", allocation_depth },
 };
 const unsigned nbd_contexts_count = ARRAY_SIZE(nbd_contexts);
 

@@ -30,12 +30,13 @@ static void free_nbd_export(struct nbd_export *nbd)
     free(nbd);
 }
 
-static int new_nbd_export(struct export *export, const char *name, const char *description, struct error *err)
+static int new_nbd_export(struct export *export, const char *name, const struct block_export_options_nbd *options,
+                          struct error *err)
 {
     struct nbd_export *nbd = calloc(1, sizeof(*nbd));
 
     if (nbd == NULL || (nbd->name = strdup(name)) == NULL ||
-        (description != NULL && (nbd->description = strdup(description)) == NULL)) {
+        (options->description != NULL && (nbd->description = strdup(options->description)) == NULL)) {
         if (nbd != NULL)
             free_nbd_export(nbd);
         return error_set(err, -ENOMEM, "out of memory");
@@ -43,7 +44,8 @@ static int new_nbd_export(struct export *export, const char *name, const char *d
     nbd->export = export;
     nbd->server = export->monitor->nbd_server;
     nbd->serial = nbd->server->next_serial++;
-    nbd->contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION;
+    nbd->contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION |
+                    (options->allocation_depth ? IPC_NBD_CONTEXT_ALLOCATION_DEPTH : 0);
     TAILQ_INIT(&nbd->clients);
     export->priv = nbd;
     return 0;
@@ -60,7 +62,7 @@ static int nbd_prepare(struct export *export, const struct block_export_options 
         return error_set(err, -EEXIST, "there is already an NBD export with the name '%.100s'", name);
     if (server->export_count >= NBD_DIRECTORY_EXPORTS_MAX)
         return error_set(err, -ENOSPC, "there are already %d NBD exports", NBD_DIRECTORY_EXPORTS_MAX);
-    return new_nbd_export(export, name, options->nbd.description, err);
+    return new_nbd_export(export, name, &options->nbd, err);
 }
 
 static int nbd_running(struct export *export, struct error *err)

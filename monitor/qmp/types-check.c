@@ -172,7 +172,6 @@ static int check_export_nbd(const struct block_export_options *options, struct e
     const struct block_export_options_nbd *nbd = &options->nbd;
     const struct refusal rows[] = {
         { nbd->bitmaps.count > 0, "bitmaps", "there are no dirty bitmaps, leave it out" },
-        { nbd->allocation_depth, "allocation-depth", "set it to off or leave it out" },
     };
 
     if (nbd->name != NULL && strlen(nbd->name) >= IPC_NAME_MAX)

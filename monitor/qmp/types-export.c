@@ -63,7 +63,7 @@ static const struct schema_member export_nbd_members[] = {
     SCHEMA_MEMBER_OPT(struct block_export_options_nbd, bitmaps, "bitmaps", schema_dirty_bitmap_list,
                       "Dirty bitmaps to show to clients; not supported yet."),
     SCHEMA_MEMBER_DEF(struct block_export_options_nbd, allocation_depth, "allocation-depth", schema_bool, "off",
-                      "Whether to show the allocation depth to clients; not supported yet."),
+                      "Whether clients may ask for the context qemu:allocation-depth."),
 };
 static const struct schema_type schema_export_nbd = SCHEMA_TYPE_STRUCT(
     struct block_export_options_nbd, "BlockExportOptionsNbd", export_nbd_members, "Options of NBD exports.");

@@ -20,6 +20,7 @@ static const struct test_export exports[] = {
     { "rom", "", { .serial = 8, .size_bytes = 4096, .min_block_bytes = 512,
                    .contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION } },
     { "bare", "", { .serial = 9, .size_bytes = 4096 } },
+    { "rich", "", { .serial = 10, .size_bytes = 4096, .contexts = IPC_NBD_CONTEXTS_ALL } },
 };
 
 /* One client: what it sends goes in by small pieces, what it gets is collected. */
@@ -698,6 +699,34 @@ static void test_list_meta_context(void **state)
     client_free(c);
 }
 
+static void test_several_contexts(void **state)
+{
+    static const char *const both[] = { "qemu:allocation-depth", "x-no:such", "base:allocation", "base:allocation" };
+    static const char *const wildcards[] = { "qemu:", "base:" };
+    struct client *c = client_structured();
+    struct cursor data;
+
+    send_meta(c, NBD_OPT_LIST_META_CONTEXT, "disk", 4, both); /* of which it offers one */
+    assert_context(c, NBD_OPT_LIST_META_CONTEXT, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        uint32_t option = i == 0 ? NBD_OPT_SET_META_CONTEXT : NBD_OPT_LIST_META_CONTEXT;
+
+        if (i == 2)
+            send_meta(c, option, "rich", 2, wildcards);
+        else
+            send_meta(c, option, "rich", 4, both);
+        assert_int_equal(get_reply(c, option, &data), NBD_REP_META_CONTEXT);
+        assert_int_equal(cursor_be32(&data), i == 0 ? 1 : 0);
+        assert_text(&data, "base:allocation");
+        assert_int_equal(get_reply(c, option, &data), NBD_REP_META_CONTEXT);
+        assert_int_equal(cursor_be32(&data), i == 0 ? 2 : 0);
+        assert_text(&data, "qemu:allocation-depth");
+        assert_reply(c, option, NBD_REP_ACK);
+    }
+    assert_int_equal(contexts_after_go(c, "rich"), IPC_NBD_CONTEXTS_ALL);
+    client_free(c);
+}
+
 static void test_errors_meta_context_data(void **state)
 {
     static const char *const no_colon[] = { "base" };
@@ -896,6 +925,7 @@ int main(void)
         cmocka_unit_test(test_context_that_the_export_does_not_offer),
         cmocka_unit_test(test_errors_set_meta_context_without_structured_reply),
         cmocka_unit_test(test_list_meta_context),
+        cmocka_unit_test(test_several_contexts),
         cmocka_unit_test(test_errors_meta_context_data),
         cmocka_unit_test(test_option_table),
         cmocka_unit_test(test_extended_headers_are_reported),

@@ -795,6 +795,58 @@ static void test_block_status_of_one_extent(void **state)
     assert_int_equal(fake.log[0].extents_max, 1);
 }
 
+/* "A successful block status request MUST have exactly one status chunk per negotiated metadata context ID." */
+static void test_block_status_of_several_contexts(void **state)
+{
+    static const struct block_extent extents[] = { { 4096, 0 }, { 8192, BLOCK_EXTENT_HOLE }, { 512, 0 } };
+    struct peer *peer = peer_join(0, IPC_NBD_STRUCTURED_REPLY, IPC_NBD_CONTEXTS_ALL);
+    struct cursor payload;
+
+    fake.extents = extents;
+    fake.extent_count = 3;
+    request(peer, NBD_CMD_BLOCK_STATUS, 0, 1, 0, 12800);
+    settle_all(peer);
+    assert_int_equal(get_chunk(peer, 1, false, &payload), NBD_REPLY_TYPE_BLOCK_STATUS);
+    assert_int_equal(cursor_be32(&payload), 1);
+    assert_int_equal(payload.left_bytes, 3 * 8);
+    assert_int_equal(cursor_be32(&payload), 4096);
+    assert_int_equal(cursor_be32(&payload), 0);
+    assert_int_equal(cursor_be32(&payload), 8192);
+    assert_int_equal(cursor_be32(&payload), NBD_STATE_HOLE);
+    assert_int_equal(get_chunk(peer, 1, true, &payload), NBD_REPLY_TYPE_BLOCK_STATUS);
+    assert_int_equal(cursor_be32(&payload), 2);
+    assert_int_equal(cursor_be32(&payload), 12800); /* all of the same depth */
+    assert_int_equal(cursor_be32(&payload), 1);
+    assert_true(cursor_at_end(&payload));
+    assert_true(cursor_at_end(&peer->at));
+}
+
+/* As many extents as there may be, in both forms: every chunk has room. */
+static void test_block_status_of_several_contexts_at_the_limit(void **state)
+{
+    static struct block_extent extents[NBD_EXTENTS_MAX + 1];
+    static const uint32_t forms[] = { IPC_NBD_STRUCTURED_REPLY, IPC_NBD_EXTENDED_HEADERS };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(extents); i++)
+        extents[i] = (struct block_extent){ 512, i % 2 == 0 ? 0 : BLOCK_EXTENT_HOLE };
+    fake.extents = extents;
+    fake.extent_count = ARRAY_SIZE(extents);
+    for (unsigned i = 0; i < ARRAY_SIZE(forms); i++) {
+        struct peer *peer = peer_join(i, forms[i], IPC_NBD_CONTEXTS_ALL);
+        struct nbd_request_header compact = header(NBD_CMD_BLOCK_STATUS, 0, 1, 0, 2 << 20);
+        struct nbd_extended_request extended = { htobe32(NBD_EXTENDED_REQUEST_MAGIC), 0, htobe16(NBD_CMD_BLOCK_STATUS),
+                                                 1, 0, htobe64(2 << 20) };
+
+        if (i == 0)
+            peer_send(peer, &compact, sizeof(compact));
+        else
+            peer_send(peer, &extended, sizeof(extended));
+        settle_all(peer);
+        assert_int_equal(peer->got_bytes, i == 0 ? (20 + 4 + NBD_EXTENTS_MAX * 8) + (20 + 4 + 8)
+                                                 : (32 + 8 + NBD_EXTENTS_MAX * 16) + (32 + 8 + 16));
+    }
+}
+
 static void test_errors_block_status(void **state)
 {
     struct peer *peer = structured_peer();
@@ -990,7 +1042,7 @@ static void test_errors_negotiated_record(void **state)
     static const struct ipc_nbd_negotiated bad[] = {
         { .flags = IPC_NBD_FLAGS_ALL + 1 },
         { .flags = 1u << 31 },
-        { .flags = IPC_NBD_STRUCTURED_REPLY, .contexts = 2 },
+        { .flags = IPC_NBD_STRUCTURED_REPLY, .contexts = IPC_NBD_CONTEXTS_ALL + 1 },
         { .contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION },
     };
 
@@ -1278,7 +1330,7 @@ static void test_extended_block_status(void **state)
     struct peer *peer;
 
     fx->export.info.size_bytes = 1ull << 40;
-    peer = extended_peer();
+    peer = peer_join(0, IPC_NBD_EXTENDED_HEADERS, IPC_NBD_CONTEXT_BASE_ALLOCATION);
     fake.extents = extents;
     fake.extent_count = 2;
     extended_request(peer, NBD_CMD_BLOCK_STATUS, 0, 1, 0, 14ull << 30);
@@ -1315,7 +1367,7 @@ static void test_block_status_payload(void **state)
 
     fake.extents = &extent;
     fake.extent_count = 1;
-    send_status_payload(peer, 7, 65536, 1, (const uint32_t[]){ 1 });
+    send_status_payload(peer, 7, 65536, 1, (const uint32_t[]){ 1 }); /* of the two that were negotiated */
     assert_int_equal(get_extended(peer, 7, 4096, &payload), NBD_REPLY_TYPE_BLOCK_STATUS_EXT);
     assert_int_equal(cursor_be32(&payload), 1);
     assert_int_equal(cursor_be32(&payload), 1);
@@ -1349,7 +1401,9 @@ static void test_errors_block_status_payload(void **state)
         send_status_payload(peer, i, bad[i].effect, bad[i].count, bad[i].ids);
         assert_extended_error(peer, i, 4096, NBD_EINVAL);
     }
-    for (unsigned len = 0; len < 14; len++) { /* 8 + 4 is the only length */
+    for (unsigned len = 0; len < 22; len++) {
+        if (len == 8 + 4 || len == 8 + 8) /* the only lengths */
+            continue;
         extended_request(peer, NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_PAYLOAD_LEN, len, 0, len);
         peer_send(peer, payload_bytes, len);
         assert_extended_error(peer, len, 0, NBD_EINVAL);
@@ -1380,6 +1434,58 @@ static void test_docs_have_every_row(void **state)
 {
     for (unsigned i = 0; i < NBD_CMD_MAX; i++)
         assert_documented(nbd_commands[i].name);
+}
+
+static void test_context_table(void **state)
+{
+    uint32_t all = 0;
+
+    for (unsigned i = 0; i < nbd_contexts_count; i++) {
+        const struct nbd_context *context = &nbd_contexts[i];
+        const char *colon = strchr(context->name, ':');
+
+        assert_documented(context->name);
+        assert_non_null(context->status);
+        assert_true(colon != NULL && colon > context->name && colon[1] != '\0');
+        assert_true(strlen(context->name) <= NBD_MAX_STRING);
+        assert_int_equal(__builtin_popcount(context->bit), 1);
+        assert_true((all & context->bit) == 0);
+        all |= context->bit;
+        assert_int_equal(nbd_context_bit(nbd_context_id(context)), context->bit);
+        for (unsigned j = 0; j < i; j++)
+            assert_string_not_equal(context->name, nbd_contexts[j].name);
+    }
+    assert_int_equal(all, IPC_NBD_CONTEXTS_ALL);
+    assert_int_equal(nbd_context_bit(0), 0);
+    assert_int_equal(nbd_context_bit(32), 0);
+    assert_int_equal(nbd_context_bit(33), 0);
+    assert_int_equal(nbd_context_bit(UINT32_MAX), 0);
+}
+
+static void test_context_queries(void **state)
+{
+    static const struct {
+        const char *query;
+        uint32_t contexts;
+        uint32_t wildcards;
+    } rows[] = {
+        { "base:allocation", IPC_NBD_CONTEXT_BASE_ALLOCATION, IPC_NBD_CONTEXT_BASE_ALLOCATION },
+        { "base:", 0, IPC_NBD_CONTEXT_BASE_ALLOCATION },
+        { "qemu:", 0, IPC_NBD_CONTEXT_ALLOCATION_DEPTH },
+        { "qemu:allocation-depth", IPC_NBD_CONTEXT_ALLOCATION_DEPTH, IPC_NBD_CONTEXT_ALLOCATION_DEPTH },
+        { "base:alloc", 0, 0 },
+        { "base:allocation:", 0, 0 },
+        { "base:allocations", 0, 0 },
+        { "base", 0, 0 },
+        { ":", 0, 0 },
+        { "", 0, 0 },
+        { "x-other:", 0, 0 },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+        assert_int_equal(nbd_context_match(rows[i].query, strlen(rows[i].query), false), rows[i].contexts);
+        assert_int_equal(nbd_context_match(rows[i].query, strlen(rows[i].query), true), rows[i].wildcards);
+    }
 }
 
 static void test_command_table(void **state)
@@ -1434,6 +1540,8 @@ int main(void)
         TEST(test_requests_of_no_length_succeed),
         TEST(test_block_status),
         TEST(test_block_status_of_one_extent),
+        TEST(test_block_status_of_several_contexts),
+        TEST(test_block_status_of_several_contexts_at_the_limit),
         TEST(test_errors_block_status),
         TEST(test_errors_block_status_without_context),
         TEST(test_errors_unknown_command),
@@ -1467,6 +1575,8 @@ int main(void)
         TEST(test_errors_block_status_payload),
         TEST(test_errors_block_status_payload_without_context),
         TEST(test_errors_payload_len_in_compact_requests),
+        TEST(test_context_table),
+        TEST(test_context_queries),
         TEST(test_docs_have_every_row),
     };
 

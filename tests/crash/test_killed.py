@@ -164,10 +164,12 @@ def test_killed_negotiator(exports):
     """Only the client that it spoke with loses its connection; the pool is filled up again."""
     with NbdRaw.opened(exports.nbd_path, "b") as bystander, NbdRaw.unix(exports.nbd_path) as client:
         client.hello()
-        for worker in exports.workers(role="nbd-negotiator"):
+        pids = [worker["pid"] for worker in exports.workers(role="nbd-negotiator")]
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):  # the bystander's has done its work and may be gone
-                os.kill(worker["pid"], signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         client.expect_closed()
+        wait_for(lambda: not any(map(process.alive, pids)), "the negotiators to be dead")
         assert bystander.read(0, 512) == bytes(512)
         for _ in range(10):
             with NbdRaw.opened(exports.nbd_path, "a") as fresh:

@@ -290,9 +290,9 @@ static int live(struct worker *worker, struct error *err)
     log_set_level((enum log_level)worker->boot.log_level);
     r = enter(worker, err);
     if (r == 0)
-        r = build(worker, image_fds, err);
+        r = sandbox_report_traps(WORKER_STATUS_FD, err); /* a role may have handlers of its own */
     if (r == 0)
-        r = sandbox_report_traps(WORKER_STATUS_FD, err);
+        r = build(worker, image_fds, err);
     if (r < 0)
         return r;
     fd_count = count_fds();

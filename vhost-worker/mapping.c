@@ -7,11 +7,13 @@
 #include "vhost-worker/mapping.h"
 
 #include <errno.h>
+#include <linux/magic.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 struct guard {
     _Atomic uintptr_t start; /* 0: free */
@@ -80,39 +82,42 @@ static int check_file(int fd, uint64_t offset, uint64_t len_bytes, struct error 
     return 0;
 }
 
+/* A file of huge pages is mapped, and unmapped, from and to a multiple of its page size. */
+static uint64_t page_bytes(int fd)
+{
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC && is_power_of_2((uint64_t)fs.f_bsize))
+        return (uint64_t)fs.f_bsize;
+    return 4096;
+}
+
 int vhost_mapping_open(struct vhost_mapping *mapping, int fd, uint64_t offset, uint64_t len_bytes, struct error *err)
 {
-    /* A file of huge pages is mapped from and to a multiple of its page size; which it is shows by trying. */
-    static const uint64_t page_bytes[] = { 4096, 2u << 20, 1u << 30 };
     int ret = check_file(fd, offset, len_bytes, err);
+    uint64_t page, start, map_bytes;
+    void *map;
 
     if (ret < 0)
         return ret;
-    for (unsigned i = 0; i < ARRAY_SIZE(page_bytes); i++) {
-        uint64_t start = round_down(offset, page_bytes[i]);
-        uint64_t map_bytes = round_up(offset - start + len_bytes, page_bytes[i]);
-        void *map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)start);
-
-        if (map == MAP_FAILED) {
-            ret = -errno;
-            if (ret == -EINVAL)
-                continue;
-            break;
-        }
-        ret = guard_add(map, map_bytes, &mapping->slot);
-        if (ret < 0) {
-            munmap(map, map_bytes);
-            break;
-        }
-        madvise(map, map_bytes, MADV_DONTDUMP);
-        mapping->map = map;
-        mapping->map_bytes = map_bytes;
-        mapping->data = (uint8_t *)map + (offset - start);
-        mapping->len_bytes = len_bytes;
-        return 0;
+    page = page_bytes(fd);
+    start = round_down(offset, page);
+    map_bytes = round_up(offset - start + len_bytes, page);
+    map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)start);
+    if (map == MAP_FAILED)
+        return error_set(err, -errno, "cannot map %llu bytes of the memory file: %s", (unsigned long long)len_bytes,
+                         strerror(errno));
+    ret = guard_add(map, map_bytes, &mapping->slot);
+    if (ret < 0) {
+        munmap(map, map_bytes);
+        return error_set(err, ret, "more than %u mappings", VHOST_MAPPINGS_MAX);
     }
-    return error_set(err, ret, "cannot map %llu bytes of the memory file: %s", (unsigned long long)len_bytes,
-                     strerror(-ret));
+    madvise(map, map_bytes, MADV_DONTDUMP);
+    mapping->map = map;
+    mapping->map_bytes = map_bytes;
+    mapping->data = (uint8_t *)map + (offset - start);
+    mapping->len_bytes = len_bytes;
+    return 0;
 }
 
 void vhost_mapping_close(struct vhost_mapping *mapping)

@@ -201,7 +201,14 @@ static void handle_message(struct vhost_session *session)
     outcome = acknowledge(session, outcome, &err);
     vhost_message_done(message);
     session->has_message = false;
-    if (outcome == VHOST_FATAL || start_queues(session, &err) < 0)
+    if (outcome != VHOST_FATAL && start_queues(session, &err) < 0)
+        outcome = VHOST_FATAL;
+    /* Starting a queue may have read an inflight buffer that was cut meanwhile. */
+    if (outcome != VHOST_FATAL && vhost_mapping_broken()) {
+        error_set(&err, -EFAULT, "memory of the front-end has gone: its file was cut");
+        outcome = VHOST_FATAL;
+    }
+    if (outcome == VHOST_FATAL)
         session_end(session, &err);
     count_descriptors(session);
 }

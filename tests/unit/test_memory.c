@@ -192,6 +192,35 @@ static void test_shrunk_memory_is_noticed_and_survived(void **state)
     assert_false(vhost_mapping_broken());
 }
 
+/* Memory of huge pages is mapped from and to their ends; what is asked for need not be. */
+static void test_a_file_of_huge_pages(void **state)
+{
+    struct vhost_mapping mapping = { 0 };
+    const size_t page = 2u << 20;
+    int fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
+    uint8_t *map = MAP_FAILED;
+
+    if (fd >= 0 && ftruncate(fd, 2 * page) == 0)
+        map = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED) {
+        print_message("skipped: this host has no huge pages to give\n");
+        skip();
+    }
+    assert_int_equal(vhost_mapping_open(&mapping, fd, page + 0x1000, 0x3000, NULL), 0);
+    mapping.data[0x2fff] = 0x77;
+    assert_int_equal(map[page + 0x3fff], 0x77);
+    vhost_mapping_close(&mapping);
+    /* Nothing stays mapped: the pages can be had again when the file is gone, however often this is done. */
+    for (unsigned i = 0; i < 100; i++) {
+        assert_int_equal(vhost_mapping_open(&mapping, fd, 0, 0x3000, NULL), 0);
+        map = mapping.map;
+        assert_int_equal(mapping.map_bytes, page);
+        vhost_mapping_close(&mapping);
+        assert_int_equal(msync(map, 4096, MS_ASYNC), -1); /* ENOMEM: not mapped */
+    }
+    close(fd);
+}
+
 static void test_the_dirty_log_marks_each_page_touched(void **state)
 {
     uint8_t bits[4] = { 0 };
@@ -234,6 +263,7 @@ int main(void)
         test(test_removing_a_region_takes_its_addresses_away),
         test(test_a_host_address_has_its_guest_address),
         test(test_shrunk_memory_is_noticed_and_survived),
+        cmocka_unit_test(test_a_file_of_huge_pages),
         cmocka_unit_test(test_the_dirty_log_marks_each_page_touched),
         cmocka_unit_test(test_a_dirty_log_that_is_too_small_is_not_written_past),
     };

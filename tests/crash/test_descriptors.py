@@ -4,6 +4,10 @@ Descriptors run out at every point of an export's start: one after the other of 
 command fails with a reason or succeeds; nothing is leaked, and nothing else is harmed.
 """
 
+import os
+import pathlib
+import signal
+
 import pytest
 
 from support import process, sandbox
@@ -51,3 +55,42 @@ def test_descriptors_run_out_while_an_export_starts(nbd, image, role):
     assert outcomes[0] != "served" and outcomes[-1] == "served", outcomes
     nbd.qmp.cmd("block-export-add", options)
     assert set(nbd.exports()) == {"disk", "other"} and nbd.export_worker("other")["pid"] == bystander_pid
+
+
+def mounter_of(server):
+    return next(pid for pid in process.children_of(server.popen.pid) if "mounter" in process.command(pid))
+
+
+def is_mounted(path):
+    return f" {path} fuse" in pathlib.Path("/proc/self/mounts").read_text()
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 8])
+def test_descriptors_run_out_while_a_mount_is_on_its_way(nbd, image, room):
+    """They come from the mounter all at once. It and other mounts outlive that there is no room for (all of) them."""
+    sandbox.need_root()
+    nbd.deaths_expected = True
+    old = sandbox.limits(nbd.popen.pid)["Max open files"][0]
+    for name in ("disk", "other"):
+        nbd.add_file(name, image(f"{name}.img", size=MIB))
+    nbd.qmp.cmd("block-export-add", {**sandbox.export_of_role(nbd, "fuse", "other", nbd.dir), "id": "other"})
+    before = sandbox.kinds_of_descriptors(nbd.popen.pid)
+    options = {**sandbox.export_of_role(nbd, "fuse", "disk", nbd.dir), "id": "disk"}
+
+    os.kill(mounter_of(nbd), signal.SIGSTOP)
+    with nbd.connect() as other:
+        other.send({"execute": "block-export-add", "arguments": options})
+        wait_for(lambda: nbd.workers(export="disk", state="running"), "the worker to be ready")
+        limit_descriptors(nbd, sum(sandbox.kinds_of_descriptors(nbd.popen.pid).values()) + room)
+        os.kill(mounter_of(nbd), signal.SIGCONT)
+        reply = other.reply()
+    limit_descriptors(nbd, old)
+    if room < 2 * min(2, os.cpu_count()):  # a pair for each I/O thread
+        assert "no descriptors left" in reply["error"]["desc"]
+    else:
+        assert reply["return"] == {}
+        nbd.qmp.cmd("block-export-del", {"id": "disk"})
+    wait_for(lambda: sandbox.kinds_of_descriptors(nbd.popen.pid) == before, "the monitor to have given all back")
+    assert is_mounted(nbd.dir / "other.fuse")
+    nbd.qmp.cmd("block-export-add", options)
+    assert is_mounted(nbd.dir / "disk.fuse")

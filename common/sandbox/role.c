@@ -274,7 +274,8 @@ static const struct sandbox_rlimit negotiator_rlimits[] = {
 };
 
 static const struct sandbox_rlimit export_rlimits[] = {
-    { RLIMIT_CORE, 0, false, false },  { RLIMIT_NOFILE, 8192, false, false }, { RLIMIT_MSGQUEUE, 0, false, false },
+    { RLIMIT_CORE, 0, false, false },  { RLIMIT_NOFILE, SANDBOX_EXPORT_FDS_MAX, false, false },
+    { RLIMIT_MSGQUEUE, 0, false, false },
     { RLIMIT_NPROC, 512, true, true }, { RLIMIT_MEMLOCK, 0, true, false },
 };
 

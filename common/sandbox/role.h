@@ -52,6 +52,9 @@ struct sandbox_rlimit {
     bool needs_user_ns;
 };
 
+/* Descriptors of a worker that serves an export, where the host's own limit allows as many. */
+#define SANDBOX_EXPORT_FDS_MAX 8192
+
 struct sandbox_role {
     const char *name;    /* as query-workers shows it */
     const char *program; /* file name of the worker binary; NULL for the monitor */

@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "common/base/log.h"
+#include "common/sandbox/role.h"
 #include "monitor/export/nbd-private.h"
 #include "monitor/graph/node.h"
 #include "monitor/monitor.h"
@@ -65,12 +67,25 @@ static int nbd_prepare(struct export *export, const struct block_export_options 
     return new_nbd_export(export, name, &options->nbd, err);
 }
 
+/* A worker that is sent a descriptor and has no room for it has lost a message, and ends. */
+static unsigned find_clients_max(const struct export *export)
+{
+    uint32_t used = worker_get_ready(export->worker)->fd_count;
+    struct rlimit limit;
+    rlim_t room = SANDBOX_EXPORT_FDS_MAX;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
+        room = MIN(room, limit.rlim_max);
+    return used < room ? (unsigned)(room - used) : 0;
+}
+
 static int nbd_running(struct export *export, struct error *err)
 {
     struct nbd_export *nbd = export->priv;
 
     if (nbd->server->state != NBD_SERVER_RUNNING)
         return error_set(err, -ENOTCONN, "the NBD server has been stopped");
+    nbd->clients_max = find_clients_max(export);
     TAILQ_INSERT_TAIL(&nbd->server->exports, nbd, link);
     nbd->server->export_count++;
     nbd->listed = true;

@@ -59,6 +59,7 @@ struct nbd_export {
     uint64_t resized_bytes; /* since READY; 0: not */
     struct nbd_client_list clients;
     unsigned client_count;
+    unsigned clients_max; /* descriptors that its worker has room for */
 };
 
 /* ---- The directory (nbd-directory.c) ---- */

@@ -350,6 +350,10 @@ int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negoti
     }
     if ((negotiated->contexts & ~nbd->contexts) != 0)
         return -EPROTO;
+    if (nbd->client_count >= nbd->clients_max) {
+        nbd_client_end(client, "its export has no descriptors left for more clients (LimitNOFILE=, ulimit -n)");
+        return 0;
+    }
     hand_over(client, nbd, negotiated);
     return 0;
 }

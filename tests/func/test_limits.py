@@ -182,3 +182,33 @@ def test_one_greedy_client_does_not_starve_another(server, path):
         for _ in range(20):
             assert modest.read(0, 7) == b"content"
         assert time.monotonic() - started < 5
+
+
+def test_more_clients_than_the_worker_has_descriptors_for(new_server, image):
+    """Those that have no room are turned away; the export and all that are connected live on."""
+    server = new_server()
+    server.prefix = ["prlimit", "--nofile=80:80"]
+    server.start()
+    serve(server, image(data=[(0, b"content")]), **{"max-connections": 0})
+    worker = server.export_worker("exp-disk")["pid"]
+
+    def served():
+        """The negotiator cannot know: who is turned away finds the connection closed after the handshake."""
+        client = admitted(server)
+        try:
+            assert client.read(0, 7) == b"content"
+            return client
+        except (Closed, ConnectionError):
+            client.close()
+            return None
+
+    clients = []
+    while len(clients) < 80 and (client := served()) is not None:
+        clients.append(client)
+    assert 10 < len(clients) < 80
+    assert server.export_worker("exp-disk")["pid"] == worker
+    assert all(client.read(0, 7) == b"content" for client in clients)
+    clients.pop().disconnect()
+    clients.append(wait_for(served, "room to be made"))
+    for client in clients:
+        client.close()

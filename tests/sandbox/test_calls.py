@@ -119,6 +119,18 @@ def new_negotiator(server):
                                   if w["clients"]), None), "a negotiator to have the client")
 
 
+def new_signer(server):
+    (server.dir / "keys.psk").write_text("alice:" + "ab" * 32 + "\n")
+    server.qmp.cmd("object-add", {"qom-type": "tls-creds-psk", "id": "victim", "endpoint": "server",
+                                  "dir": str(server.dir)})
+    return server.workers(role="tls-signer", state="running")[0]["pid"]
+
+
+def end_signer(server, pid, is_dead):
+    server.qmp.cmd("object-del", {"id": "victim"})
+    wait_for(lambda: not server.workers(role="tls-signer"), "the signer to be gone")
+
+
 def end_export(server, pid, is_dead):
     if not is_dead:
         server.qmp.cmd("block-export-del", {"id": "victim"})
@@ -131,7 +143,9 @@ def end_negotiator(server, pid, is_dead):
 
 
 VICTIMS = {"nbd-export": (new_export, end_export), "nbd-negotiator": (new_negotiator, end_negotiator),
-           "vhost": (new_vhost, end_export), "fuse": (new_fuse, end_export)}
+           "vhost": (new_vhost, end_export), "fuse": (new_fuse, end_export),
+           # nbd-negotiator-tls has the very call sets of nbd-negotiator (common/sandbox/role.c).
+           "tls-signer": (new_signer, end_signer)}
 
 
 def attack(server, role, call):

@@ -85,6 +85,16 @@ COMMANDS = {
                            "writable": "bool", "writethrough": "bool"},
                           {"name", "description", "writable", "writethrough"}),
     "export-del": Command("block-export-del", {"id": "exp-disk", "mode": "safe"}, {"id": "str", "mode": "enum"}, {"mode"}),
+    "secret": Command("object-add", {"qom-type": "secret", "id": "new", "data": "QQ==", "format": "base64"},
+                      {"qom-type": "enum", "id": "str", "data": "str", "format": "enum"}, {"format"}),
+    "authz-simple": Command("object-add", {"qom-type": "authz-simple", "id": "new", "identity": "me"},
+                            {"identity": "str"}),
+    "authz-list": Command("object-add", {"qom-type": "authz-list", "id": "new", "policy": "deny", "rules": [
+        {"match": "me", "policy": "allow", "format": "exact"}]},
+                          {"policy": "enum", "rules": "array", "rules.0": "object", "rules.0.match": "str",
+                           "rules.0.policy": "enum", "rules.0.format": "enum"}, {"policy", "rules", "rules.0.format"}),
+    "object-del": Command("object-del", {"id": "one"}, {"id": "str"}),
+    "qom-list": Command("qom-list", {"path": "/objects"}, {"path": "str"}),
 }
 NEEDS_SERVER = {"export-add", "export-del"}
 
@@ -128,6 +138,8 @@ def bench(server, image):
                 server.nbd_start()
             if name == "export-del":
                 server.export("disk")
+            if name == "object-del":
+                server.qmp.cmd("object-add", {"qom-type": "secret", "id": "one", "data": "x"})
 
         @staticmethod
         def fill(arguments):
@@ -137,6 +149,7 @@ def bench(server, image):
         @staticmethod
         def state():
             return (sorted(server.nodes()), sorted(server.exports()), server.nbd_path.exists(),
+                    sorted(row["name"] for row in server.qmp.cmd("qom-list", {"path": "/objects"})),
                     json.dumps(server.qmp.cmd("query-version")))
 
         def refused(self, name, arguments, member):

@@ -99,18 +99,63 @@ static bool read_by_sendfile(struct nbd_client *client, const struct nbd_request
     return true;
 }
 
+/*
+ * Whether a large read is one hole, which then costs neither I/O nor the network anything. What is known to be data
+ * is read at once; what is not known is looked for in a slot. *ret_taken: the request needs nothing more than the outcome
+ * that is returned.
+ */
+static enum nbd_outcome read_hole(struct nbd_client *client, const struct nbd_request *request, bool *ret_taken)
+{
+    struct nbd_thread *thread = client->thread;
+    struct block_request *req = &thread->inline_request;
+    struct nbd_slot *slot;
+    int rc;
+
+    *ret_taken = false;
+    if (client->limits.form == NBD_FORM_SIMPLE || (request->flags & NBD_CMD_FLAG_DF) != 0 ||
+        request->len_bytes < NBD_HOLE_MIN_BYTES)
+        return NBD_TAKEN;
+    req->op = BLOCK_OP_STATUS;
+    req->flags = BLOCK_REQ_INLINE_ONLY;
+    req->offset = request->offset;
+    req->len_bytes = request->len_bytes;
+    req->extents = &thread->inline_extent;
+    req->extents_max = 1;
+    req->extents_count = 0;
+    rc = block_submit(thread->export->root, thread->queue, req);
+    assert(rc != BLOCK_PENDING);
+    if (rc != -EAGAIN && (rc < 0 || !nbd_is_hole(req, request)))
+        return NBD_TAKEN;
+    *ret_taken = true;
+    if (!nbd_slot_admits(client, rc == 0 ? 0 : (size_t)request->len_bytes))
+        return NBD_STALLED;
+    slot = nbd_slot_new(client, request, rc == 0 ? 0 : (size_t)request->len_bytes);
+    if (slot == NULL)
+        refuse_no_memory(client, request);
+    else if (rc == 0)
+        nbd_slot_hole(slot);
+    else
+        nbd_slot_look(slot);
+    return NBD_TAKEN;
+}
+
 static enum nbd_outcome handle_read(struct nbd_client *client, const struct nbd_request *request,
                                     struct cursor *payload)
 {
     size_t head_bytes = read_head_bytes(client);
     size_t len_bytes = (size_t)request->len_bytes;
+    enum nbd_outcome outcome;
     uint8_t *to = NULL;
+    bool taken;
     int rc;
 
     if (len_bytes == 0) {
         nbd_output_reply(client, request, 0, NULL);
         return NBD_TAKEN;
     }
+    outcome = read_hole(client, request, &taken);
+    if (taken)
+        return outcome;
     if (read_by_sendfile(client, request))
         return NBD_TAKEN;
     if (head_bytes + len_bytes <= NBD_SEND_BYTES - NBD_SEND_NOW_BYTES)

@@ -32,6 +32,7 @@
 #define NBD_SEND_BYTES         (256u << 10)    /* the send buffer of a thread */
 #define NBD_SEND_NOW_BYTES     (64u << 10)     /* so much is sent at once: the client works on it meanwhile */
 #define NBD_SENDFILE_MIN_BYTES (16u << 10)     /* reads from this size on go from the page cache to the socket */
+#define NBD_HOLE_MIN_BYTES     (256u << 10)    /* for reads from this size on a look for a hole is cheap */
 #define NBD_TURN_FILE_BYTES    (2u << 20)      /* sent from files to one client, then the others have their turn */
 #define NBD_EXTENTS_MAX        2048u           /* of one context in a reply to BLOCK_STATUS */
 #define NBD_LINGER_NS          10000000000ull  /* a client that is leaving may go without progress for this long */
@@ -49,6 +50,7 @@ struct nbd_slot {
     struct nbd_buffer *buffer; /* payload or result; may be NULL */
     struct iovec iov;          /* of req */
     uint64_t received_bytes;   /* of the payload, while it is being received */
+    bool looking;              /* a read that first asks whether there is anything to read */
 
     /* The reply: head, body, tail. */
     uint8_t head[NBD_REPLY_HEAD_MAX];
@@ -132,6 +134,7 @@ struct nbd_thread {
     size_t send_next, send_end;
     struct block_request inline_request;
     struct iovec inline_iov;
+    struct block_extent inline_extent;
     struct nbd_counts counts;
 };
 
@@ -200,6 +203,18 @@ size_t nbd_slot_status_bytes(const struct nbd_limits *limits);
  * queued when it is done.
  */
 void nbd_slot_submit(struct nbd_slot *slot, unsigned flags);
+
+/*
+ * For a read with structured or extended replies, of at least NBD_HOLE_MIN_BYTES and without NBD_CMD_FLAG_DF: look whether
+ * all of it is a hole, and if not, read.
+ */
+void nbd_slot_look(struct nbd_slot *slot);
+
+/* Whether the first extent says so of a whole read. */
+bool nbd_is_hole(const struct block_request *req, const struct nbd_request *request);
+
+/* Answer such a read with NBD_REPLY_TYPE_OFFSET_HOLE. */
+void nbd_slot_hole(struct nbd_slot *slot);
 
 /* BLOCK_REQ_FUA if the request asks for it, or the export makes all writes that. */
 unsigned nbd_request_fua(const struct nbd_client *client, const struct nbd_request *request);

@@ -4,6 +4,15 @@
 
 #include <errno.h>
 
+size_t nbd_put_hole(uint8_t *to, enum nbd_form form, const struct nbd_request *request)
+{
+    struct nbd_payload_hole hole = { htobe64(request->offset), htobe32((uint32_t)request->len_bytes) };
+    size_t n = nbd_put_chunk(to, form, request, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_OFFSET_HOLE, sizeof(hole));
+
+    memcpy(to + n, &hole, sizeof(hole));
+    return n + sizeof(hole);
+}
+
 size_t nbd_put_none(uint8_t *to, enum nbd_form form, const struct nbd_request *request)
 {
     return nbd_put_chunk(to, form, request, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, 0);

@@ -79,6 +79,9 @@ static inline size_t nbd_put_data_head(uint8_t *to, enum nbd_form form, const st
     return n + sizeof(data);
 }
 
+/* NBD_REPLY_TYPE_OFFSET_HOLE for all that request asks for, final. */
+size_t nbd_put_hole(uint8_t *to, enum nbd_form form, const struct nbd_request *request);
+
 /* NBD_REPLY_TYPE_NONE, final. */
 size_t nbd_put_none(uint8_t *to, enum nbd_form form, const struct nbd_request *request);
 

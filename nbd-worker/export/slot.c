@@ -52,6 +52,7 @@ struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_reques
     slot->client = client;
     slot->next = NULL;
     slot->received_bytes = 0;
+    slot->looking = false;
     slot->head_bytes = slot->body_bytes = slot->tail_bytes = slot->sent_bytes = 0;
     slot->body = NULL;
     slot->file_fd = -1;
@@ -198,13 +199,43 @@ static void slot_done(struct nbd_slot *slot, int result)
         nbd_output_queue(slot);
 }
 
+bool nbd_is_hole(const struct block_request *req, const struct nbd_request *request)
+{
+    return req->extents_count > 0 && req->extents[0].len_bytes >= request->len_bytes &&
+           (req->extents[0].flags & BLOCK_EXTENT_ZERO) != 0;
+}
+
+void nbd_slot_hole(struct nbd_slot *slot)
+{
+    const struct nbd_request *request = &slot->request;
+
+    nbd_thread_count(slot->client->thread, BLOCK_OP_READ, request->len_bytes, false);
+    nbd_slot_drop_buffer(slot);
+    slot->head_bytes = nbd_put_hole(slot->head, slot->client->limits.form, request);
+    if (!reply_in_turn(slot))
+        nbd_output_queue(slot);
+}
+
+/* Whoever could not be asked is read. */
+static void looked(struct nbd_slot *slot, int result)
+{
+    slot->looking = false;
+    if (result == 0 && nbd_is_hole(&slot->req, &slot->request))
+        nbd_slot_hole(slot);
+    else
+        nbd_slot_submit(slot, 0);
+}
+
 static void slot_complete(struct block_request *req, int result)
 {
     struct nbd_slot *slot = container_of(req, struct nbd_slot, req);
     struct nbd_client *client = slot->client;
 
     client->pending--;
-    slot_done(slot, result);
+    if (slot->looking)
+        looked(slot, result);
+    else
+        slot_done(slot, result);
     nbd_thread_mark_dirty(client);
 }
 
@@ -219,7 +250,8 @@ static void set_buffers(struct nbd_slot *slot)
         return;
     if (req->op == BLOCK_OP_STATUS) {
         req->extents = (struct block_extent *)(void *)slot->buffer->data;
-        req->extents_max = (slot->request.flags & NBD_CMD_FLAG_REQ_ONE) != 0 ? 1 : NBD_EXTENTS_MAX;
+        req->extents_max =
+            slot->looking || (slot->request.flags & NBD_CMD_FLAG_REQ_ONE) != 0 ? 1 : NBD_EXTENTS_MAX;
         req->extents_count = 0;
         return;
     }
@@ -235,13 +267,14 @@ unsigned nbd_request_fua(const struct nbd_client *client, const struct nbd_reque
     return wanted ? BLOCK_REQ_FUA : 0;
 }
 
-void nbd_slot_submit(struct nbd_slot *slot, unsigned flags)
+/* As block_submit(). */
+static int submit_op(struct nbd_slot *slot, enum block_op op, unsigned flags)
 {
     struct nbd_thread *thread = slot->client->thread;
     struct block_request *req = &slot->req;
     int rc;
 
-    req->op = slot->request.command->op;
+    req->op = op;
     req->flags = flags;
     req->offset = slot->request.offset;
     req->len_bytes = slot->request.len_bytes;
@@ -250,6 +283,23 @@ void nbd_slot_submit(struct nbd_slot *slot, unsigned flags)
     rc = block_submit(thread->export->root, thread->queue, req);
     if (rc == BLOCK_PENDING)
         slot->client->pending++;
-    else
+    return rc;
+}
+
+void nbd_slot_submit(struct nbd_slot *slot, unsigned flags)
+{
+    int rc = submit_op(slot, slot->request.command->op, flags);
+
+    if (rc != BLOCK_PENDING)
         slot_done(slot, rc);
+}
+
+void nbd_slot_look(struct nbd_slot *slot)
+{
+    int rc;
+
+    slot->looking = true;
+    rc = submit_op(slot, BLOCK_OP_STATUS, 0);
+    if (rc != BLOCK_PENDING)
+        looked(slot, rc);
 }

@@ -55,6 +55,11 @@ static inline int fake_execute(struct block_request *req)
         memset(at, 0, req->len_bytes);
         break;
     case BLOCK_OP_STATUS:
+        if (fake.extent_count == 0) {
+            req->extents[0] = (struct block_extent){ req->len_bytes, 0 };
+            req->extents_count = 1;
+            break;
+        }
         req->extents_count = MIN(fake.extent_count, req->extents_max);
         memcpy(req->extents, fake.extents, req->extents_count * sizeof(*fake.extents));
         break;

@@ -294,6 +294,100 @@ static void test_read_structured(void **state)
     assert_true(cursor_at_end(&peer->at));
 }
 
+static const struct block_extent all_hole = { SIZE, BLOCK_EXTENT_ZERO | BLOCK_EXTENT_HOLE };
+
+static void assert_hole(struct peer *peer, uint64_t cookie, uint64_t offset, uint32_t len)
+{
+    struct cursor payload;
+
+    settle_all(peer);
+    assert_int_equal(get_chunk(peer, cookie, true, &payload), NBD_REPLY_TYPE_OFFSET_HOLE);
+    assert_true(cursor_be64(&payload) == offset);
+    assert_int_equal(cursor_be32(&payload), len);
+    assert_true(cursor_at_end(&payload));
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void test_read_of_a_hole(void **state)
+{
+    struct peer *peer = structured_peer();
+
+    fake.extents = &all_hole;
+    fake.extent_count = 1;
+    request(peer, NBD_CMD_READ, 0, 3, 4096, NBD_HOLE_MIN_BYTES);
+    assert_hole(peer, 3, 4096, NBD_HOLE_MIN_BYTES);
+    assert_int_equal(fake.log_count, 1); /* nothing was read */
+    assert_int_equal(fx->page.ops[BLOCK_OP_READ], 1);
+    assert_int_equal(fx->page.bytes[BLOCK_OP_READ], NBD_HOLE_MIN_BYTES);
+    assert_int_equal(fx->page.ops[BLOCK_OP_STATUS], 0);
+}
+
+/* What is not known at once is looked for, and read only if there is something. */
+static void test_read_looks_for_a_hole(void **state)
+{
+    struct peer *peer = structured_peer();
+    struct cursor payload;
+
+    fill(0, NBD_HOLE_MIN_BYTES);
+    fake.pend = true;
+    fake.extents = &all_hole;
+    fake.extent_count = 1;
+    for (unsigned i = 0; i < 3; i++) {
+        request(peer, NBD_CMD_READ, 0, i, 0, NBD_HOLE_MIN_BYTES);
+        settle_all(peer);
+        assert_int_equal(fake.pending_count, 1);
+        assert_int_equal(fake.pending[0]->op, BLOCK_OP_STATUS);
+        if (i == 1)
+            fake.extent_count = 0;
+        fake.error = i == 2 ? -EIO : 0; /* of the look: then it is read as if nobody had asked */
+        fake_complete(0);
+        fake.error = 0;
+        if (i == 0) {
+            assert_hole(peer, 0, 0, NBD_HOLE_MIN_BYTES);
+            continue;
+        }
+        assert_int_equal(fake.pending_count, 1);
+        assert_int_equal(fake.pending[0]->op, BLOCK_OP_READ);
+        fake_complete(0);
+        settle_all(peer);
+        assert_int_equal(get_chunk(peer, i, true, &payload), NBD_REPLY_TYPE_OFFSET_DATA);
+        assert_true(cursor_be64(&payload) == 0);
+        assert_data(&payload, 0, NBD_HOLE_MIN_BYTES);
+    }
+}
+
+/* "If the area being read contains both data and a hole, the server MUST use OFFSET_DATA" with DF. */
+static void test_reads_that_are_no_hole(void **state)
+{
+    static const struct block_extent half = { NBD_HOLE_MIN_BYTES - 1, BLOCK_EXTENT_ZERO };
+    static const struct block_extent unknown = { SIZE, BLOCK_EXTENT_HOLE }; /* not known to read as zeros */
+    const struct {
+        uint32_t flags;
+        uint16_t request_flags;
+        uint32_t len;
+        const struct block_extent *extent;
+    } rows[] = {
+        { 0, 0, NBD_HOLE_MIN_BYTES, &all_hole },
+        { IPC_NBD_STRUCTURED_REPLY, NBD_CMD_FLAG_DF, NBD_HOLE_MIN_BYTES, &all_hole },
+        { IPC_NBD_STRUCTURED_REPLY, 0, NBD_HOLE_MIN_BYTES - 1, &all_hole },
+        { IPC_NBD_STRUCTURED_REPLY, 0, NBD_HOLE_MIN_BYTES, &half },
+        { IPC_NBD_STRUCTURED_REPLY, 0, NBD_HOLE_MIN_BYTES, &unknown },
+    };
+
+    fake.extent_count = 1;
+    for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct peer *peer = peer_join(i % 2, rows[i].flags, 0);
+
+        fake.extents = rows[i].extent;
+        request(peer, NBD_CMD_READ, rows[i].request_flags, 1, 0, rows[i].len);
+        settle_all(peer);
+        assert_true(peer->got_bytes >= rows[i].len);
+        close_fd(&peer->fd);
+        turns();
+        free(TAKE_PTR(peer->got));
+    }
+}
+
 static void test_many_reads_in_one_go(void **state)
 {
     struct nbd_request_header h[200];
@@ -1507,6 +1601,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_read_simple),
         TEST(test_read_structured),
+        TEST(test_read_of_a_hole),
+        TEST(test_read_looks_for_a_hole),
+        TEST(test_reads_that_are_no_hole),
         TEST(test_many_reads_in_one_go),
         TEST(test_pending_reads_are_answered_in_the_order_of_completion),
         TEST(test_read_of_32_mib),

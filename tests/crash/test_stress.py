@@ -279,22 +279,30 @@ def kinds_of_descriptors(server):
     return sandbox.kinds_of_descriptors(server.popen.pid)
 
 
-def test_everything_at_once(server, image):
-    if os.getuid() != 0:
-        pytest.skip("needs root, to take descriptors and processes from a running monitor")
+def run(chaos, seconds):
+    server = chaos.server
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        chaos.step()
+        assert server.popen.poll() is None, f"the monitor has died\n{server.log_text()[-4000:]}"
+        if chaos.rng.random() < 0.02:
+            server.qmp.cmd("query-version", timeout=10)
+    print(chaos.counts)
+
+
+@pytest.fixture
+def chaos(server, image):
+    sandbox.need_root()
     server.deaths_expected = True
+    return Chaos(server, image, random.Random(SEED))
+
+
+def test_everything_at_once(server, chaos):
     before = kinds_of_descriptors(server)
-    chaos = Chaos(server, image, random.Random(SEED))
-    end = time.monotonic() + SECONDS
     try:
-        while time.monotonic() < end:
-            chaos.step()
-            assert server.popen.poll() is None, f"the monitor has died\n{server.log_text()[-4000:]}"
-            if chaos.rng.random() < 0.02:
-                server.qmp.cmd("query-version", timeout=10)
+        run(chaos, SECONDS)
     finally:
         chaos.end()
-    print(chaos.counts)
     server.qmp.cmd("query-version")
     try:
         wait_for(lambda: remove_everything(server) or kinds_of_descriptors(server) == before, "everything to be gone", 90)
@@ -308,3 +316,12 @@ def test_everything_at_once(server, image):
     with NbdRaw.opened(server.nbd_path, "n0") as client:
         assert client.write(0, b"all is well") == 0
         client.disconnect()
+
+
+@pytest.mark.parametrize("how", ["quit", signal.SIGTERM])
+def test_the_end_in_the_middle_of_everything(server, chaos, how):
+    """Workers that start, drain, hang and die, replies that are owed, and no descriptors: it still ends in order."""
+    run(chaos, SECONDS / 2)
+    assert server.stop(how, timeout=60) == 0
+    for thing in chaos.sessions + chaos.clients:
+        thing.close()

@@ -105,6 +105,10 @@ static void queue_check_stopped(struct vhost_queue *q)
     if (!q->is_stopping || q->slots_in_use > 0)
         return;
     queue_flush(q);
+    /* A driver that was told that it need not kick would wait for ever for whoever serves the ring next. */
+    if (!q->is_broken)
+        vring_want_notify(&q->ring, true);
+    check_memory(q);
     q->is_running = q->is_stopping = false;
     thread_remove(q->thread, q);
     io_loop_post(q->shared->worker->control_loop, &q->stopped_task);

@@ -112,7 +112,7 @@ int vring_init(struct vring *ring, const struct vring_config *config, const stru
         .packed = config->packed,
         .event_idx = config->event_idx,
         .indirect = config->indirect,
-        .notify_wanted = true,
+        .notify_wanted = -1,
     };
     ret = ring->packed ? vring_packed_init(ring, config, err) : vring_split_init(ring, config, err);
     if (ret < 0)

@@ -79,7 +79,7 @@ struct vring {
     uint16_t unsignalled; /* used index (split) or places (packed) published since the driver was last considered */
     bool packed, event_idx, indirect;
     bool log_failed; /* the log was too small for a write to the ring */
-    bool notify_wanted; /* the driver's notifications are switched on */
+    int notify_wanted; /* what the driver was told last: 1, 0; -1: what somebody else left in the ring */
     struct vring_split split;
     struct vring_packed pack;
 };

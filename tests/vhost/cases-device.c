@@ -453,20 +453,23 @@ static bool large_requests(struct test *test)
     return true;
 }
 
-/* GET_VRING_BASE, and on from there with the same ring. */
+/* GET_VRING_BASE, and on from there with the same ring, which must not say that kicks are not wanted. */
 static bool stop_and_go_on(struct test *test)
 {
+    static const uint64_t features[] = { USUAL, USUAL & ~FE_F_EVENT_IDX, USUAL | FE_F_PACKED,
+                                         (USUAL & ~FE_F_EVENT_IDX) | FE_F_PACKED };
     struct fe fe = { 0 };
     uint8_t *scratch;
     uint32_t base;
 
-    for (unsigned packed = 0; packed < 2; packed++) {
-        CHECK(fe_start(&fe, test->path, USUAL | (packed ? FE_F_PACKED : 0), 1, 8), "%s", fe.error);
+    for (unsigned kind = 0; kind < 4; kind++) {
+        CHECK(fe_start(&fe, test->path, features[kind], 1, 8), "%s", fe.error);
         scratch = FE_DATA(&fe, 1);
         for (unsigned round = 0; round < 20; round++) {
             for (unsigned i = 0; i <= round % 3; i++)
                 CHECK(fe_request(&fe, 0, scratch, T_IN, 0, scratch + 4096, 512, NULL) == S_OK, "%s", fe.error);
             CHECK(fe_get_base(&fe, 0, &base), "%s", fe.error);
+            CHECK(fe.packed ? fe.queues[0].device_event[1] != 1 : fe.queues[0].used[0] == 0, "kicks are switched off");
             CHECK(fe_set_state(&fe, R_SET_VRING_BASE, 0, base) && fe_send_addr(&fe, 0, 0, 0) &&
                       fe_set_vring_fd(&fe, R_SET_VRING_KICK, 0, fe.queues[0].kick_fd),
                   "%s", fe.error);

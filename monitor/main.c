@@ -19,6 +19,7 @@
 #include "monitor/startup/account.h"
 #include "monitor/startup/daemon.h"
 #include "monitor/startup/descriptors.h"
+#include "monitor/startup/limits.h"
 #include "monitor/startup/options.h"
 
 extern char **environ;
@@ -81,7 +82,7 @@ static int become_account(struct startup *startup, struct error *err)
 
 static int raise_limits(struct startup *startup, struct error *err)
 {
-    return descriptors_raise_limit(err);
+    return limits_raise(err);
 }
 
 static int start_mounter(struct startup *startup, struct error *err)
@@ -228,8 +229,8 @@ static const struct {
     { "inherited descriptors", keep_named_descriptors }, /* nothing of ours may be open yet */
     { "background", go_to_background },                  /* before the loop, whose kernel objects a fork would share */
     { "worker binaries", make_monitor },                 /* root may reach a build tree that the account cannot */
+    { "limits", raise_limits }, /* root may lift what the account may not */
     { "account", become_account },
-    { "limits", raise_limits },
     { "mounter", start_mounter }, /* what it runs is setuid, which the lock-down would end */
     { "lock-down", lock_down },
     { "services", start_monitor },

@@ -338,11 +338,14 @@ static int engine_try(const struct io_engine_config *config, bool use_ring, stru
 
 int io_engine_new(const struct io_engine_config *config, struct io_engine **ret_engine, struct error *err)
 {
-    if (config->kind != IO_ENGINE_THREADS) {
-        int ret = engine_try(config, true, ret_engine, err);
+    struct error why;
 
-        if (ret == 0 || config->kind == IO_ENGINE_URING)
-            return ret;
+    if (config->kind == IO_ENGINE_URING)
+        return engine_try(config, true, ret_engine, err);
+    if (config->kind == IO_ENGINE_AUTO) {
+        if (engine_try(config, true, ret_engine, &why) == 0)
+            return 0;
+        log_info("I/O by threads instead of io_uring: %s", why.text);
     }
     return engine_try(config, false, ret_engine, err);
 }

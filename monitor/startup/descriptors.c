@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/resource.h>
 
 int descriptors_fill_standard(struct error *err)
 {
@@ -81,18 +80,6 @@ int descriptors_keep_named(const struct startup_options *options, struct error *
     }
     if (close_range(first, ~0u, 0) < 0)
         return error_set(err, -errno, "cannot close inherited descriptors: %s", strerror(errno));
-    return 0;
-}
-
-int descriptors_raise_limit(struct error *err)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return error_set(err, -errno, "cannot get the limit of descriptors: %s", strerror(errno));
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return error_set(err, -errno, "cannot raise the limit of descriptors: %s", strerror(errno));
     return 0;
 }
 

@@ -16,9 +16,6 @@ int descriptors_fill_standard(struct error *err);
  */
 int descriptors_keep_named(const struct startup_options *options, struct error *err);
 
-/* As many descriptors as the account may have. */
-int descriptors_raise_limit(struct error *err);
-
 /* /dev/null for 0 to 2: a daemon leaves the terminal. */
 int descriptors_leave_terminal(struct error *err);
 

@@ -212,3 +212,20 @@ def test_more_clients_than_the_worker_has_descriptors_for(new_server, image):
     clients.append(wait_for(served, "room to be made"))
     for client in clients:
         client.close()
+
+
+def test_an_export_without_room_for_rings_runs_with_threads_and_says_so(new_server, image, reachable_build, engine):
+    """As on a host with more exports than the limit on locked memory has room for."""
+    server = new_server()
+    if engine != "auto":
+        pytest.skip(f"the engine {engine} is forced, there is nothing to fall back from")
+    server.program = str(reachable_build / "bulkhead")
+    server.prefix = ["prlimit", "--memlock=16384:16384"]
+    server.start(drop="setpriv")
+    serve(server, image(data=[(0, b"content")]))
+    if server.export_worker("exp-disk")["engine"] == "io_uring":
+        pytest.skip("this kernel does not count the rings of io_uring as locked memory")
+    assert "I/O by threads instead of io_uring: cannot create an io_uring" in server.log_text()
+    client = admitted(server)
+    assert client.read(0, 7) == b"content"
+    client.disconnect()

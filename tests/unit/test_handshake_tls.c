@@ -154,13 +154,14 @@ static void test_what_was_agreed_on_before_is_forgotten(void **state)
     struct fixture *f = *state;
 
     /* Nothing of this can be agreed on in clear; it must be gone even if it could. */
-    f->hs.structured_reply = true;
+    f->hs.structured_reply = f->hs.extended_headers = true;
     f->hs.contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION;
     f->hs.contexts_serial = f->hs.chosen_serial = 7;
     assert_int_equal(option(f, NBD_OPT_STARTTLS, NULL, 0), NBD_REP_ACK);
     drain(f);
     handshake_tls_started(&f->hs);
     assert_false(f->hs.structured_reply);
+    assert_false(f->hs.extended_headers);
     assert_int_equal(f->hs.contexts, 0);
     assert_int_equal(f->hs.contexts_serial, 0);
     assert_int_equal(f->hs.chosen_serial, 0);

@@ -415,6 +415,7 @@ int fx_ops_new(struct fx_export *export, struct error *err)
 
     fuse_set_log_func(log_of_libfuse);
     export->session = fuse_session_new(&args, &ops, sizeof(ops), export);
+    fuse_opt_free_args(&args);
     if (export->session == NULL)
         return error_set(err, -ENOMEM, "libfuse cannot make a session");
     return 0;

@@ -151,17 +151,17 @@ static bool serve_one(struct fx_thread *thread, int fd)
     if (slot == NULL)
         return false;
     n = read(fd, slot->data - FX_HEAD_BYTES, FX_READ_BYTES);
-    if (n >= 0) {
+    if (n > 0) {
         slot->reply_fd = fd;
         dispatch(thread, slot, (size_t)n);
         return true;
     }
     fx_slot_put(slot);
-    if (errno == ENOENT || errno == EINTR) /* the request was taken back by the kernel */
+    if (n < 0 && (errno == ENOENT || errno == EINTR)) /* the request was taken back by the kernel */
         return true;
-    if (errno != EAGAIN) {
+    if (n == 0 || errno != EAGAIN) {
         thread->ended = true;
-        tell_gone(thread->export, -errno);
+        tell_gone(thread->export, n == 0 ? -ENODEV : -errno);
     }
     return false;
 }

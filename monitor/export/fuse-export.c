@@ -170,7 +170,7 @@ static int fuse_remove_safely(struct export *export, struct error *err)
 static int send_devices(struct fuse_export *fuse, const struct mounter_reply *reply, const int *fds)
 {
     struct ipc_fuse_serve serve = {
-        .flags = (fuse->growable && fuse->export->writable ? IPC_FUSE_GROWABLE : 0) |
+        .flags = (fuse->growable && fuse->resizing ? IPC_FUSE_GROWABLE : 0) |
                  (fuse->resizing ? IPC_FUSE_MAY_RESIZE : 0) | (reply->allow_other ? IPC_FUSE_ALLOW_OTHER : 0),
         .uid = geteuid(),
         .gid = getegid(),
@@ -224,6 +224,8 @@ static int fuse_running(struct export *export, struct error *err)
     if (fuse->growable && export->writable) {
         r = graph_node_begin_resize(export->node, err);
         fuse->resizing = r == 0;
+        if (r == -ENOTSUP) /* it stores nothing: there is no size to guard, and none that could change */
+            r = 0;
     }
     if (r == 0)
         r = mounter_mount(export->monitor->mounter, fuse->path, export->id, fuse->allow_other, pairs, max_read(export),

@@ -85,6 +85,7 @@ SET(ioctl, SANDBOX_ALLOW, "is this a terminal, how large is this device; what a 
 
 static const struct sandbox_call socket_calls[] = {
     CALL_EQ(socket, 0, AF_UNIX), CALL_EQ(socket, 0, AF_INET), CALL_EQ(socket, 0, AF_INET6),
+    CALL_EQ(socket, 0, AF_VSOCK),
     CALL_EQ(socket, 0, AF_NETLINK), /* getaddrinfo() asks for the host's addresses */
     CALL_EQ(socketpair, 0, AF_UNIX),
     CALL(bind), CALL(listen), CALL(accept4), CALL(accept), CALL(connect), CALL(shutdown), CALL(getsockname),

@@ -3,6 +3,7 @@
 
 import json
 import os
+import socket
 
 import pytest
 
@@ -11,6 +12,7 @@ from support.images import KIB, MIB
 from support.nbdraw import *
 from support.nbdraw import NbdRaw
 from support.process import need, output, run, wait_for
+from support.qmp import QmpError
 
 
 @pytest.fixture
@@ -221,6 +223,31 @@ def test_ipv6(server, path):
 # ---- Exports ----
 
 @pytest.mark.contract
+def test_vsock(server, path):
+    """The monitor's own filter lets it listen there; a client of this host reaches it where there is a loopback."""
+    try:
+        client = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    except OSError:
+        pytest.skip("this host has no vsock")
+    with client:
+        port = 20000 + os.getpid() % 40000
+        try:
+            server.nbd_start({"type": "vsock", "data": {"cid": "4294967295", "port": str(port)}})
+        except QmpError as error:
+            assert "Cannot assign requested address" in error.desc
+            pytest.skip("this host has the family, but no transport")
+        server.add_file("disk", path)
+        server.export("disk")
+        try:
+            client.connect((1, port))
+        except OSError as error:
+            pytest.skip(f"no loopback of vsock: {error}")
+        raw = NbdRaw(client)
+        raw.hello()
+        raw.go("disk")
+        assert raw.read(0, 512) == images.read(path, 0, 512)
+
+
 def test_query_block_exports(nbd, path):
     nbd.add_file("disk", path)
     nbd.export("disk", name="shown")

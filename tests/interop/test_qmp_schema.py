@@ -15,7 +15,7 @@ ALLOWED = {
     # QSD 7.2 calls it authz-listfile in its schema, and then finds no type of that name: it cannot be made there.
     "object-add takes (authz-list-file): member 'filename' is not there",
     "object-add takes (authz-list-file): member 'refresh' is not there",
-    "object-add takes (tls-creds-psk).qom-type: has values ['authz-list-file'] that are not there",
+    "object-add takes (authz-list).qom-type: has values ['authz-list-file'] that are not there",
 }
 
 
@@ -81,7 +81,7 @@ class Comparison:
                 else:
                     self.types(path, name, theirs[branch])
         elif kind == "object":
-            for case in self.ours.cases(our) or {None}:
+            for case in sorted(self.ours.cases(our)) or [None]:  # a type is told of where it is met first
                 self.objects(f"{path}{f'({case})' if case else ''}", self.ours.members(our, case),
                              self.theirs.members(their, case))
 

@@ -7,10 +7,11 @@ contract is that of qemu-storage-daemon, with the same credentials.
 import os
 import signal
 import ssl
+import time
 
 import pytest
 
-from support import images, process, tls
+from support import images, nbdraw, process, tls
 from support.images import MIB
 from support.nbdraw import Closed
 from support.process import need, output, run, wait_for
@@ -181,6 +182,31 @@ def test_stopping_the_server_ends_relays(x509, pki):
     with pytest.raises((Closed, OSError)):
         client.read(0, 512)
     wait_for(lambda: not x509.server.workers(role=RELAY), "the relays to end")
+
+
+def test_many_clients_some_of_them_silent(tls_server, pki):
+    """Half stay silent in the middle of TLS, the others are served; then all vanish. Nothing is left, and QMP never waited."""
+    server = tls_server.server
+    tls_server.creds("x509", pki["server-ecdsa"])
+    tls_server.serve(**{"max-connections": 0})
+    content = tls_server.content()[:4096]
+    silent, served, slowest = [], [], 0
+    for _ in range(40):
+        client = tls.TlsRaw.connect(tls_server.port)
+        assert client.ask(nbdraw.OPT_STARTTLS) == [(nbdraw.REP_ACK, b"")]
+        silent.append(client)
+        served.append(tls.TlsRaw.opened(tls_server.port, pki["client"], "disk"))
+        start = time.monotonic()
+        server.qmp.cmd("query-version")
+        slowest = max(slowest, time.monotonic() - start)
+    assert all(client.read(0, 4096) == content for client in served)
+    assert server.export_worker("exp-disk")["clients"] == 40
+    for client in silent + served:
+        client.sock.close()
+    wait_for(lambda: server.export_worker("exp-disk")["clients"] == 0, "the export to let go")
+    wait_for(lambda: not [w for w in server.workers(role=RELAY) if w["clients"]], "the negotiators to end")
+    assert server.workers(role="tls-signer")[0]["descriptors"]["clients"] == 0
+    assert slowest < 1, slowest  # far below on a host that is not busy
 
 
 # ---- Credentials that change ----

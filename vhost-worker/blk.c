@@ -143,8 +143,7 @@ static int parse_transfer(const struct blk_device *dev, const struct virtio_blk_
 {
     if (req->op == BLOCK_OP_WRITE && dev->read_only)
         return finish(req, VIRTIO_BLK_S_IOERR);
-    if (req->len_bytes > BLK_REQUEST_BYTES_MAX ||
-        !to_bytes(dev, le64toh(header->sector), req->len_bytes, &req->offset))
+    if (req->len_bytes > BLK_REQUEST_BYTES_MAX || !to_bytes(dev, le64toh(header->sector), req->len_bytes, &req->offset))
         return finish(req, VIRTIO_BLK_S_IOERR);
     if (req->op == BLOCK_OP_READ)
         req->in_len_bytes = (uint32_t)req->len_bytes + 1;

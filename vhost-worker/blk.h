@@ -11,13 +11,13 @@
 #include "common/io/request.h"
 #include "vhost-worker/ring.h"
 
-#define BLK_SEG_MAX            (VRING_CHAIN_MAX - 2) /* all but header and status */
-#define BLK_SIZE_MAX           (1u << 20)            /* what a driver is asked to keep to, for each segment */
-#define BLK_RANGES_MAX         16u                   /* segments of one DISCARD or WRITE_ZEROES */
-#define BLK_DISCARD_BYTES_MAX  (1u << 30)            /* of one of these segments */
-#define BLK_REQUEST_BYTES_MAX  ((uint64_t)BLK_SEG_MAX * BLK_SIZE_MAX)
-#define BLK_LOGICAL_BLOCK_MIN  512u
-#define BLK_LOGICAL_BLOCK_MAX  (2u << 20)
+#define BLK_SEG_MAX           (VRING_CHAIN_MAX - 2) /* all but header and status */
+#define BLK_SIZE_MAX          (1u << 20)            /* what a driver is asked to keep to, for each segment */
+#define BLK_RANGES_MAX        16u                   /* segments of one DISCARD or WRITE_ZEROES */
+#define BLK_DISCARD_BYTES_MAX (1u << 30)            /* of one of these segments */
+#define BLK_REQUEST_BYTES_MAX ((uint64_t)BLK_SEG_MAX * BLK_SIZE_MAX)
+#define BLK_LOGICAL_BLOCK_MIN 512u
+#define BLK_LOGICAL_BLOCK_MAX (2u << 20)
 
 /* What the export is; set before the first request. */
 struct blk_device {

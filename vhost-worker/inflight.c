@@ -113,7 +113,8 @@ static int split_finish_batch(struct vhost_inflight_split *copy, uint16_t used_i
     uint16_t head = copy->last_batch_head;
 
     if (left > copy->desc_num)
-        return error_set(err, -EPROTO, "inflight buffer: used index %u, but the ring's is %u", copy->used_idx, used_idx);
+        return error_set(err, -EPROTO, "inflight buffer: used index %u, but the ring's is %u", copy->used_idx,
+                         used_idx);
     for (; left > 0; left--) {
         if (head >= copy->desc_num)
             return error_set(err, -EPROTO, "inflight buffer: its list of used requests leads to entry %u", head);

@@ -34,7 +34,7 @@ struct vhost_inflight_queue {
 
     /* Packed: the private copy of the entries' links and, until done again, of their descriptors. */
     struct vhost_inflight_packed_desc *entries; /* [size] */
-    uint16_t free_head; /* size: none is free */
+    uint16_t free_head;                         /* size: none is free */
 };
 
 /* Where a packed ring goes on. */
@@ -48,24 +48,24 @@ struct vhost_inflight_position {
 uint64_t vhost_inflight_region_bytes(bool packed, unsigned size);
 
 /*
- * Attach to a queue's region in the buffer, at least vhost_inflight_region_bytes() long. Nothing is read or written yet.
- * 0 or -ENOMEM.
+ * Attach to a queue's region in the buffer, at least vhost_inflight_region_bytes() long. Nothing is read or written
+ * yet. 0 or -ENOMEM.
  */
 int vhost_inflight_open(struct vhost_inflight_queue *queue, void *region, bool packed, uint16_t size,
                         struct error *err);
 void vhost_inflight_close(struct vhost_inflight_queue *queue); /* the mapping is the caller's */
 
 /*
- * Read the region; used_idx is the used ring's index. 1: `again` says what to do again; 0: the region was not initialized
- * and is now; -EPROTO: it contradicts itself.
+ * Read the region; used_idx is the used ring's index. 1: `again` says what to do again; 0: the region was not
+ * initialized and is now; -EPROTO: it contradicts itself.
  */
 int vhost_inflight_split_start(struct vhost_inflight_queue *queue, uint16_t used_idx, struct error *err);
 void vhost_inflight_split_fetched(struct vhost_inflight_queue *queue, uint16_t head);
 void vhost_inflight_split_used(struct vhost_inflight_queue *queue, uint16_t head);
 void vhost_inflight_split_published(struct vhost_inflight_queue *queue, uint16_t used_idx);
 
-/* The same for packed rings. ring is the descriptor ring; *position is where the region starts if it was not initialized,
- * and where it says to go on if 1 is returned. */
+/* The same for packed rings. ring is the descriptor ring; *position is where the region starts if it was not
+ * initialized, and where it says to go on if 1 is returned. */
 int vhost_inflight_packed_start(struct vhost_inflight_queue *queue, const struct pvirtq_desc *ring,
                                 struct vhost_inflight_position *position, struct error *err);
 

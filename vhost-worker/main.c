@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * bulkhead-vhost: the worker of one vhost-user-blk export. Holds the export's image, its listening socket and the memory
- * of the guest that is connected; parses the messages of the front-end and the rings of the guest, inside the sandbox.
+ * bulkhead-vhost: the worker of one vhost-user-blk export. Holds the export's image, its listening socket and the
+ * memory of the guest that is connected; parses the messages of the front-end and the rings of the guest, inside the
+ * sandbox.
  */
 #include <errno.h>
 

@@ -49,7 +49,8 @@ static int parse_vring_fd(const union vhost_user_payload *p, uint32_t len_bytes,
     if (p->u64 & ~(uint64_t)(VHOST_USER_VRING_INDEX_MASK | VHOST_USER_VRING_NO_FD))
         return error_set(err, -EPROTO, "unknown bits in 0x%llx", (unsigned long long)p->u64);
     if (no_fd != (fd_count == 0))
-        return error_set(err, -EPROTO, "%u descriptors, but the invalid FD flag is %s", fd_count, no_fd ? "set" : "not set");
+        return error_set(err, -EPROTO, "%u descriptors, but the invalid FD flag is %s", fd_count,
+                         no_fd ? "set" : "not set");
     return 0;
 }
 
@@ -69,7 +70,8 @@ static int parse_mem_table(const union vhost_user_payload *p, uint32_t len_bytes
 
 static int parse_config(const union vhost_user_payload *p, uint32_t len_bytes, unsigned fd_count, struct error *err)
 {
-    if (p->config.size > VHOST_USER_CONFIG_MAX || len_bytes != offsetof(struct vhost_user_config, payload) + p->config.size)
+    if (p->config.size > VHOST_USER_CONFIG_MAX ||
+        len_bytes != offsetof(struct vhost_user_config, payload) + p->config.size)
         return error_set(err, -EPROTO, "a configuration access of %u bytes in a payload of %u bytes", p->config.size,
                          len_bytes);
     return 0;
@@ -193,7 +195,9 @@ static ssize_t receive_bytes(struct vhost_receiver *receiver, int fd, void *buff
         char bytes[CMSG_SPACE((VHOST_USER_FDS_MAX + 1) * sizeof(int))];
     } control;
     struct iovec iov = { .iov_base = buffer, .iov_len = len_bytes };
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+    };
     ssize_t n;
     bool fits = true;
 
@@ -216,7 +220,8 @@ static int receive_until(struct vhost_receiver *receiver, int fd, size_t target_
 {
     while (receiver->have_bytes < target_bytes) {
         size_t have = receiver->have_bytes, header_bytes = sizeof(receiver->header);
-        uint8_t *to = have < header_bytes ? (uint8_t *)&receiver->header + have : receiver->bytes + (have - header_bytes);
+        uint8_t *to =
+            have < header_bytes ? (uint8_t *)&receiver->header + have : receiver->bytes + (have - header_bytes);
         ssize_t n = receive_bytes(receiver, fd, to, target_bytes - have, err);
 
         if (n == -EAGAIN)

@@ -77,8 +77,8 @@ int vhost_header_check(const struct vhost_user_header *header, const struct vhos
                        struct error *err);
 
 /*
- * Read the payload's bytes by the layout of row into *ret; numbers that have a range of their own (num_regions, size of a
- * configuration access, ...) are checked against the payload's size and the number of descriptors. 0 or -EPROTO.
+ * Read the payload's bytes by the layout of row into *ret; numbers that have a range of their own (num_regions, size of
+ * a configuration access, ...) are checked against the payload's size and the number of descriptors. 0 or -EPROTO.
  */
 int vhost_message_parse(const struct vhost_request_row *row, const void *bytes, uint32_t len_bytes, unsigned fd_count,
                         union vhost_user_payload *ret, struct error *err);
@@ -94,7 +94,7 @@ unsigned vhost_message_queue(const struct vhost_message *message);
 struct vhost_receiver {
     struct vhost_user_header header;
     uint8_t bytes[VHOST_USER_PAYLOAD_MAX];
-    size_t have_bytes; /* of header and payload together */
+    size_t have_bytes;                   /* of header and payload together */
     const struct vhost_request_row *row; /* once the header is complete and right */
     int fds[VHOST_USER_FDS_MAX];
     unsigned fd_count;
@@ -104,9 +104,9 @@ void vhost_receiver_init(struct vhost_receiver *receiver);
 void vhost_receiver_done(struct vhost_receiver *receiver); /* closes descriptors */
 
 /*
- * Take what has arrived on fd (non-blocking). 1: *ret is a whole, parsed message, whose descriptors are the caller's now;
- * 0: more is needed; -ESHUTDOWN: the front-end closed the connection between two messages; else -errno with err set, and
- * the connection is of no use any more.
+ * Take what has arrived on fd (non-blocking). 1: *ret is a whole, parsed message, whose descriptors are the caller's
+ * now; 0: more is needed; -ESHUTDOWN: the front-end closed the connection between two messages; else -errno with err
+ * set, and the connection is of no use any more.
  */
 int vhost_receive(struct vhost_receiver *receiver, int fd, struct vhost_message *ret, struct error *err);
 

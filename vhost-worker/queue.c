@@ -10,9 +10,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define TURN_MAX    256u /* requests of one queue before the others of its thread get their turn */
+#define TURN_MAX      256u         /* requests of one queue before the others of its thread get their turn */
 #define OFFLOAD_BYTES (256u << 10) /* so large a copy is worth another thread, if there is more to do meanwhile */
-#define PUBLISH_MAX 16u  /* finished requests that the driver may have to wait for */
+#define PUBLISH_MAX   16u          /* finished requests that the driver may have to wait for */
 
 struct vhost_slot {
     struct block_request io;
@@ -184,8 +184,11 @@ static int slot_submit_ranges(struct vhost_queue *q, struct vhost_slot *slot)
     while (ret == 0 && slot->range_next < slot->blk.range_count) {
         const struct blk_range *range = &slot->blk.ranges[slot->range_next++];
 
-        slot->io = (struct block_request){ .op = slot->blk.op, .flags = range->flags, .offset = range->offset,
-                                           .len_bytes = range->len_bytes, .complete = slot_complete };
+        slot->io = (struct block_request){ .op = slot->blk.op,
+                                           .flags = range->flags,
+                                           .offset = range->offset,
+                                           .len_bytes = range->len_bytes,
+                                           .complete = slot_complete };
         slot->blk.offset = range->offset;
         slot->blk.len_bytes = range->len_bytes;
         ret = block_submit(q->shared->worker->root, q->thread->io->queue, &slot->io);
@@ -439,8 +442,8 @@ int vhost_queue_set_kick(struct vhost_queue *q, int fd, struct error *err)
 }
 
 /*
- * An eventfd (it has no type) blocks when its counter is full, which takes a front-end that wants that; it hurts itself.
- * A pipe is full when nobody reads it for a while.
+ * An eventfd (it has no type) blocks when its counter is full, which takes a front-end that wants that; it hurts
+ * itself. A pipe is full when nobody reads it for a while.
  */
 int vhost_signal_fd_check(int fd, struct error *err)
 {

@@ -58,7 +58,7 @@ struct vhost_queue {
     struct vhost_slot *free_slots;
     unsigned slots_in_use;
     struct iovec *log_iov; /* [slot_count][VRING_IOV_MAX] while the dirty log is on: where the data went */
-    struct io_task start_task, stop_task;    /* to the I/O thread */
+    struct io_task start_task, stop_task;     /* to the I/O thread */
     struct io_task stopped_task, broken_task; /* to the control thread */
 
     /* Counted here, added to the worker's page once per batch. */

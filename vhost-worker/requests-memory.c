@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Handlers of requests that bring memory along: guest memory, dirty log, inflight buffer. All queues rest meanwhile. The
- * descriptors are closed once they are mapped.
+ * Handlers of requests that bring memory along: guest memory, dirty log, inflight buffer. All queues rest meanwhile.
+ * The descriptors are closed once they are mapped.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -95,8 +95,8 @@ static int check_geometry(const struct vhost_session *session, const struct vhos
 }
 
 /*
- * A buffer that nobody can shrink, of pages that are there: only then is memory which the front-end holds as good as our
- * own. It is made anew each time, so that no front-end keeps a hold on a buffer of the next.
+ * A buffer that nobody can shrink, of pages that are there: only then is memory which the front-end holds as good as
+ * our own. It is made anew each time, so that no front-end keeps a hold on a buffer of the next.
  */
 static int make_buffer(uint64_t len_bytes, struct error *err)
 {

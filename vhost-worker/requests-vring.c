@@ -80,7 +80,8 @@ enum vhost_outcome vhost_set_vring_kick(struct vhost_session *session, struct vh
     if (message->fd_count == 0)
         return vhost_fatal(err, "SET_VRING_KICK: queue %u: polling without a kick descriptor is not supported", index);
     if (vring->config.size == 0 || !vring->has_addr)
-        return vhost_fatal(err, "SET_VRING_KICK: queue %u has no %s yet", index, vring->has_addr ? "size" : "addresses");
+        return vhost_fatal(err, "SET_VRING_KICK: queue %u has no %s yet", index,
+                           vring->has_addr ? "size" : "addresses");
     complete_config(session, vring);
     if (vring_check(&vring->config, &session->shared.memory, err) < 0 ||
         vhost_queue_set_kick(&vring->queue, message->fds[0], err) < 0) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The table of requests, and the handlers of those about the session and the device. A handler sees what the table's row
- * and the parser let through, with the queues that the row names at rest.
+ * The table of requests, and the handlers of those about the session and the device. A handler sees what the table's
+ * row and the parser let through, with the queues that the row names at rest.
  */
 #include <errno.h>
 #include <string.h>
@@ -19,49 +19,51 @@
 const uint64_t vhost_protocol_features = F(MQ) | F(LOG_SHMFD) | F(REPLY_ACK) | F(BACKEND_REQ) | F(CONFIG) |
                                          F(INFLIGHT_SHMFD) | F(RESET_DEVICE) | F(CONFIGURE_MEM_SLOTS) | F(STATUS);
 
+#define MEM_SLOTS  F(CONFIGURE_MEM_SLOTS)
 #define CONFIG_MIN offsetof(struct vhost_user_config, payload)
-#define TABLE_MIN  offsetof(struct vhost_user_mem_table, regions)
+
+_Static_assert(CONFIG_MIN == 12 && offsetof(struct vhost_user_mem_table, regions) == 8, "the least that has a meaning");
 
 /*
- * Front-ends send requests without a payload with a size of 0, or with the union's first member: up to 8 bytes that mean
- * nothing are let through where the specification has none.
+ * Front-ends send requests without a payload with a size of 0, or with the union's first member: up to 8 bytes that
+ * mean nothing are let through where the specification has none.
  */
-#define ROW(name, min, max, fds_min, fds_max, states, features, payload, quiesce, handler)                             \
-    { VHOST_USER_##name, #name, min, max, fds_min, fds_max, states, features, VHOST_PAYLOAD_##payload,                  \
-      VHOST_QUIESCE_##quiesce, handler }
-
 /* clang-format off */
+#define ROW(name, min, max, fds_min, fds_max, states, features, payload, quiesce, handler)                             \
+    { VHOST_USER_##name, #name, min, max, fds_min, fds_max, states, features, VHOST_PAYLOAD_##payload,                 \
+      VHOST_QUIESCE_##quiesce, vhost_##handler }
+
 const struct vhost_request_row vhost_requests[] = {
-    /*  request               size          fds   states    protocol feature        payload      at rest  handler */
-    ROW(GET_FEATURES,          0,   8,      0, 0, 0,        0,                      NONE,        NONE,  vhost_get_features),
-    ROW(SET_FEATURES,          8,   8,      0, 0, OWNED,    0,                      U64,         ALL,   vhost_set_features),
-    ROW(SET_OWNER,             0,   8,      0, 0, 0,        0,                      NONE,        NONE,  vhost_set_owner),
-    ROW(RESET_OWNER,           0,   8,      0, 0, 0,        0,                      NONE,        ALL,   vhost_reset_owner),
-    ROW(SET_MEM_TABLE,  TABLE_MIN, 264,     0, 8, OWNED,    0,                      MEM_TABLE,   ALL,   vhost_set_mem_table),
-    ROW(SET_LOG_BASE,         16,  16,      1, 1, OWNED,    F(LOG_SHMFD),           LOG,         ALL,   vhost_set_log_base),
-    ROW(SET_LOG_FD,            0,   8,      1, 1, OWNED,    0,                      NONE,        ALL,   vhost_set_log_fd),
-    ROW(SET_VRING_NUM,         8,   8,      0, 0, OWNED,    0,                      VRING_STATE, QUEUE, vhost_set_vring_num),
-    ROW(SET_VRING_ADDR,       40,  40,      0, 0, OWNED,    0,                      VRING_ADDR,  QUEUE, vhost_set_vring_addr),
-    ROW(SET_VRING_BASE,        8,   8,      0, 0, OWNED,    0,                      VRING_STATE, QUEUE, vhost_set_vring_base),
-    ROW(GET_VRING_BASE,        8,   8,      0, 0, OWNED,    0,                      VRING_STATE, QUEUE, vhost_get_vring_base),
-    ROW(SET_VRING_KICK,        8,   8,      0, 1, FEATURES, 0,                      VRING_FD,    QUEUE, vhost_set_vring_kick),
-    ROW(SET_VRING_CALL,        8,   8,      0, 1, OWNED,    0,                      VRING_FD,    QUEUE, vhost_set_vring_call),
-    ROW(SET_VRING_ERR,         8,   8,      0, 1, OWNED,    0,                      VRING_FD,    QUEUE, vhost_set_vring_err),
-    ROW(GET_PROTOCOL_FEATURES, 0,   8,      0, 0, 0,        0,                      NONE,        NONE,  vhost_get_protocol_features),
-    ROW(SET_PROTOCOL_FEATURES, 8,   8,      0, 0, 0,        0,                      U64,         NONE,  vhost_set_protocol_features),
-    ROW(GET_QUEUE_NUM,         0,   8,      0, 0, 0,        F(MQ),                  NONE,        NONE,  vhost_get_queue_num),
-    ROW(SET_VRING_ENABLE,      8,   8,      0, 0, OWNED,    0,                      VRING_STATE, QUEUE, vhost_set_vring_enable),
-    ROW(SET_BACKEND_REQ_FD,    0,   8,      1, 1, 0,        F(BACKEND_REQ),         NONE,        NONE,  vhost_set_backend_req_fd),
-    ROW(GET_CONFIG,   CONFIG_MIN, 268,      0, 0, 0,        F(CONFIG),              CONFIG,      NONE,  vhost_get_config),
-    ROW(SET_CONFIG,   CONFIG_MIN, 268,      0, 0, OWNED,    F(CONFIG),              CONFIG,      NONE,  vhost_set_config),
-    ROW(GET_INFLIGHT_FD,      20,  24,      0, 0, OWNED,    F(INFLIGHT_SHMFD),      INFLIGHT,    NONE,  vhost_get_inflight_fd),
-    ROW(SET_INFLIGHT_FD,      20,  24,      1, 1, OWNED,    F(INFLIGHT_SHMFD),      INFLIGHT,    ALL,   vhost_set_inflight_fd),
-    ROW(RESET_DEVICE,          0,   8,      0, 0, OWNED,    F(RESET_DEVICE),        NONE,        ALL,   vhost_reset_device),
-    ROW(GET_MAX_MEM_SLOTS,     0,   8,      0, 0, 0,        F(CONFIGURE_MEM_SLOTS), NONE,        NONE,  vhost_get_max_mem_slots),
-    ROW(ADD_MEM_REG,          40,  40,      1, 1, OWNED,    F(CONFIGURE_MEM_SLOTS), MEM_REGION,  ALL,   vhost_add_mem_reg),
-    ROW(REM_MEM_REG,          40,  40,      0, 1, OWNED,    F(CONFIGURE_MEM_SLOTS), MEM_REGION,  ALL,   vhost_rem_mem_reg),
-    ROW(SET_STATUS,            8,   8,      0, 0, OWNED,    F(STATUS),              U64,         ALL,   vhost_set_status),
-    ROW(GET_STATUS,            0,   8,      0, 0, OWNED,    F(STATUS),              NONE,        NONE,  vhost_get_status),
+    /*  request              size    fds   states    protocol feature   payload      at rest, handler */
+    ROW(GET_FEATURES,           0,   8, 0, 0, 0,        0,                 NONE,        NONE,  get_features),
+    ROW(SET_FEATURES,           8,   8, 0, 0, OWNED,    0,                 U64,         ALL,   set_features),
+    ROW(SET_OWNER,              0,   8, 0, 0, 0,        0,                 NONE,        NONE,  set_owner),
+    ROW(RESET_OWNER,            0,   8, 0, 0, 0,        0,                 NONE,        ALL,   reset_owner),
+    ROW(SET_MEM_TABLE,          8, 264, 0, 8, OWNED,    0,                 MEM_TABLE,   ALL,   set_mem_table),
+    ROW(SET_LOG_BASE,          16,  16, 1, 1, OWNED,    F(LOG_SHMFD),      LOG,         ALL,   set_log_base),
+    ROW(SET_LOG_FD,             0,   8, 1, 1, OWNED,    0,                 NONE,        ALL,   set_log_fd),
+    ROW(SET_VRING_NUM,          8,   8, 0, 0, OWNED,    0,                 VRING_STATE, QUEUE, set_vring_num),
+    ROW(SET_VRING_ADDR,        40,  40, 0, 0, OWNED,    0,                 VRING_ADDR,  QUEUE, set_vring_addr),
+    ROW(SET_VRING_BASE,         8,   8, 0, 0, OWNED,    0,                 VRING_STATE, QUEUE, set_vring_base),
+    ROW(GET_VRING_BASE,         8,   8, 0, 0, OWNED,    0,                 VRING_STATE, QUEUE, get_vring_base),
+    ROW(SET_VRING_KICK,         8,   8, 0, 1, FEATURES, 0,                 VRING_FD,    QUEUE, set_vring_kick),
+    ROW(SET_VRING_CALL,         8,   8, 0, 1, OWNED,    0,                 VRING_FD,    QUEUE, set_vring_call),
+    ROW(SET_VRING_ERR,          8,   8, 0, 1, OWNED,    0,                 VRING_FD,    QUEUE, set_vring_err),
+    ROW(GET_PROTOCOL_FEATURES,  0,   8, 0, 0, 0,        0,                 NONE,        NONE,  get_protocol_features),
+    ROW(SET_PROTOCOL_FEATURES,  8,   8, 0, 0, 0,        0,                 U64,         NONE,  set_protocol_features),
+    ROW(GET_QUEUE_NUM,          0,   8, 0, 0, 0,        F(MQ),             NONE,        NONE,  get_queue_num),
+    ROW(SET_VRING_ENABLE,       8,   8, 0, 0, OWNED,    0,                 VRING_STATE, QUEUE, set_vring_enable),
+    ROW(SET_BACKEND_REQ_FD,     0,   8, 1, 1, 0,        F(BACKEND_REQ),    NONE,        NONE,  set_backend_req_fd),
+    ROW(GET_CONFIG,            12, 268, 0, 0, 0,        F(CONFIG),         CONFIG,      NONE,  get_config),
+    ROW(SET_CONFIG,            12, 268, 0, 0, OWNED,    F(CONFIG),         CONFIG,      NONE,  set_config),
+    ROW(GET_INFLIGHT_FD,       20,  24, 0, 0, OWNED,    F(INFLIGHT_SHMFD), INFLIGHT,    NONE,  get_inflight_fd),
+    ROW(SET_INFLIGHT_FD,       20,  24, 1, 1, OWNED,    F(INFLIGHT_SHMFD), INFLIGHT,    ALL,   set_inflight_fd),
+    ROW(RESET_DEVICE,           0,   8, 0, 0, OWNED,    F(RESET_DEVICE),   NONE,        ALL,   reset_device),
+    ROW(GET_MAX_MEM_SLOTS,      0,   8, 0, 0, 0,        MEM_SLOTS,         NONE,        NONE,  get_max_mem_slots),
+    ROW(ADD_MEM_REG,           40,  40, 1, 1, OWNED,    MEM_SLOTS,         MEM_REGION,  ALL,   add_mem_reg),
+    ROW(REM_MEM_REG,           40,  40, 0, 1, OWNED,    MEM_SLOTS,         MEM_REGION,  ALL,   rem_mem_reg),
+    ROW(SET_STATUS,             8,   8, 0, 0, OWNED,    F(STATUS),         U64,         ALL,   set_status),
+    ROW(GET_STATUS,             0,   8, 0, 0, OWNED,    F(STATUS),         NONE,        NONE,  get_status),
 };
 /* clang-format on */
 const unsigned vhost_request_count = ARRAY_SIZE(vhost_requests);
@@ -145,8 +147,7 @@ enum vhost_outcome vhost_reset_device(struct vhost_session *session, struct vhos
 enum vhost_outcome vhost_set_status(struct vhost_session *session, struct vhost_message *message, struct error *err)
 {
     if (message->payload.u64 > UINT8_MAX)
-        return vhost_fatal(err, "SET_STATUS: 0x%llx is not a device status",
-                           (unsigned long long)message->payload.u64);
+        return vhost_fatal(err, "SET_STATUS: 0x%llx is not a device status", (unsigned long long)message->payload.u64);
     if (message->payload.u64 == 0)
         vhost_session_reset_rings(session);
     session->status = (uint8_t)message->payload.u64;

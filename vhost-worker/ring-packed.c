@@ -270,7 +270,8 @@ void vring_packed_want_notify(struct vring *ring, bool wanted)
     uint16_t flags = wanted ? RING_EVENT_FLAGS_ENABLE : RING_EVENT_FLAGS_DISABLE;
 
     if (wanted && ring->event_idx) {
-        vring_store16(&pack->device_event->desc, (uint16_t)(pack->avail_idx | (pack->avail_wrap ? RING_EVENT_WRAP : 0)));
+        vring_store16(&pack->device_event->desc,
+                      (uint16_t)(pack->avail_idx | (pack->avail_wrap ? RING_EVENT_WRAP : 0)));
         flags = RING_EVENT_FLAGS_DESC;
     }
     vring_store16_release(&pack->device_event->flags, flags);

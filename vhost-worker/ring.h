@@ -27,7 +27,7 @@ struct vring_config {
     bool packed;
     bool event_idx;
     bool indirect;
-    bool log_used; /* VHOST_VRING_F_LOG and LOG_ALL */
+    bool log_used;                             /* VHOST_VRING_F_LOG and LOG_ALL */
     uint64_t descriptor, used, available, log; /* SET_VRING_ADDR; packed: used is the device's event area */
     uint32_t base;                             /* SET_VRING_BASE */
 };
@@ -47,10 +47,10 @@ struct vring_split {
     const struct virtq_desc *desc;
     const struct virtq_avail *avail;
     struct virtq_used *used;
-    uint16_t avail_idx;      /* next to take */
-    uint16_t avail_seen;     /* avail->idx as last read */
-    uint16_t used_idx;       /* next to give back */
-    bool *busy;              /* [size]: head is in flight */
+    uint16_t avail_idx;  /* next to take */
+    uint16_t avail_seen; /* avail->idx as last read */
+    uint16_t used_idx;   /* next to give back */
+    bool *busy;          /* [size]: head is in flight */
 };
 
 struct vring_packed {
@@ -69,7 +69,7 @@ struct vring_packed {
 
 struct vring {
     const struct vhost_memory *memory;
-    const struct vhost_dirty_log *log; /* for used ring writes; NULL: not wanted */
+    const struct vhost_dirty_log *log;     /* for used ring writes; NULL: not wanted */
     struct vhost_inflight_queue *inflight; /* NULL: not wanted */
     unsigned memory_hint;
     uint64_t log_address;
@@ -78,15 +78,16 @@ struct vring {
     uint16_t unpublished; /* of these, pushed */
     uint16_t unsignalled; /* used index (split) or places (packed) published since the driver was last considered */
     bool packed, event_idx, indirect;
-    bool log_failed; /* the log was too small for a write to the ring */
+    bool log_failed;   /* the log was too small for a write to the ring */
     int notify_wanted; /* what the driver was told last: 1, 0; -1: what somebody else left in the ring */
     struct vring_split split;
     struct vring_packed pack;
 };
 
 /*
- * Resolve the addresses of config in memory, take over what an inflight buffer says was in flight (inflight may be NULL).
- * 0; -EINVAL: a bad size, or a part of the ring is not in guest memory; -EPROTO: an inflight buffer that lies; -ENOMEM.
+ * Resolve the addresses of config in memory, take over what an inflight buffer says was in flight (inflight may be
+ * NULL). 0; -EINVAL: a bad size, or a part of the ring is not in guest memory; -EPROTO: an inflight buffer that lies;
+ * -ENOMEM.
  */
 int vring_init(struct vring *ring, const struct vring_config *config, const struct vhost_memory *memory,
                const struct vhost_dirty_log *log, struct vhost_inflight_queue *inflight, struct error *err);
@@ -157,7 +158,8 @@ void vring_packed_publish(struct vring *ring);
 bool vring_packed_must_notify(struct vring *ring);
 void vring_packed_want_notify(struct vring *ring, bool wanted);
 
-/* Shared memory that the driver changes meanwhile: each access once, and as a whole. Little-endian there, host order here. */
+/* Shared memory that the driver changes meanwhile: each access once, and as a whole. Little-endian there, host order
+ * here. */
 static inline uint16_t vring_load16(const uint16_t *p)
 {
     return le16toh(__atomic_load_n(p, __ATOMIC_RELAXED));

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * See session.h. Everything here runs on the control thread. A request is handled in three steps: checked; the queues
- * that its row names brought to rest, while the socket is not read; handled. Queues that were at work go on afterwards if
- * they still can. An error on the socket, in a request or in a ring ends the session: the queues come to rest, what it
- * left is released, and the next front-end may come.
+ * that its row names brought to rest, while the socket is not read; handled. Queues that were at work go on afterwards
+ * if they still can. An error on the socket, in a request or in a ring ends the session: the queues come to rest, what
+ * it left is released, and the next front-end may come.
  */
 #include "vhost-worker/session.h"
 
@@ -75,8 +75,8 @@ enum vhost_outcome vhost_reply_fd(struct vhost_session *session, const struct vh
 static enum vhost_outcome acknowledge(struct vhost_session *session, enum vhost_outcome outcome, struct error *err)
 {
     const struct vhost_message *message = &session->message;
-    bool wanted = (message->flags & VHOST_USER_NEED_REPLY) &&
-                  (session->protocol_features >> VHOST_USER_PROTOCOL_F_REPLY_ACK & 1);
+    bool wanted =
+        (message->flags & VHOST_USER_NEED_REPLY) && (session->protocol_features >> VHOST_USER_PROTOCOL_F_REPLY_ACK & 1);
     struct error unused;
 
     if (outcome == VHOST_REPLIED)
@@ -231,7 +231,8 @@ static bool begin_message(struct vhost_session *session)
     return is_open(session);
 }
 
-/* Read and handle requests until there is none, or one has to wait. Afterwards the socket is watched if it may be read. */
+/* Read and handle requests until there is none, or one has to wait. Afterwards the socket is watched if it may be read.
+ */
 static void session_read(struct vhost_session *session)
 {
     bool more = true;
@@ -294,8 +295,8 @@ static void refuse(struct vhost_session *session, int fd)
 }
 
 /*
- * One front-end at a time. A new one may be the old one coming back, whose end we have not noticed yet: look first. While
- * the old session comes to an end the new connection waits in the backlog.
+ * One front-end at a time. A new one may be the old one coming back, whose end we have not noticed yet: look first.
+ * While the old session comes to an end the new connection waits in the backlog.
  */
 static void on_connection(struct io_watch *watch, uint32_t events)
 {
@@ -334,8 +335,8 @@ static void report_gone(struct vhost_session *session)
 
     status.client_gone.client_id = session->number;
     status.client_gone.error = session->reason.code != -ESHUTDOWN;
-    snprintf(status.client_gone.text, sizeof(status.client_gone.text), "%.*s",
-             (int)sizeof(status.client_gone.text) - 1, session->reason.text);
+    snprintf(status.client_gone.text, sizeof(status.client_gone.text), "%.*s", (int)sizeof(status.client_gone.text) - 1,
+             session->reason.text);
     worker_report(session->worker, &status);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The export and the session of the one front-end that may be connected to it: who runs on the control thread, walks the
- * table of requests, brings queues to rest where a request needs that, and ends sessions. Source: vhost-user.rst.
+ * The export and the session of the one front-end that may be connected to it: who runs on the control thread, walks
+ * the table of requests, brings queues to rest where a request needs that, and ends sessions. Source: vhost-user.rst.
  */
 #ifndef BULKHEAD_VHOST_SESSION_H
 #define BULKHEAD_VHOST_SESSION_H
@@ -52,7 +52,7 @@ struct vhost_session {
     uint32_t states;         /* VHOST_STATE_* */
     uint64_t protocol_features;
     uint8_t status;
-    int backend_fd; /* SET_BACKEND_REQ_FD; -1: none */
+    int backend_fd;      /* SET_BACKEND_REQ_FD; -1: none */
     bool config_changed; /* the front-end has not been told */
     struct vhost_mapping inflight;
     uint16_t inflight_queues;
@@ -95,8 +95,8 @@ void vhost_session_reset_rings(struct vhost_session *session);
 
 /* Handlers, for the table. requests.c: */
 vhost_handler_fn vhost_get_features, vhost_set_features, vhost_get_protocol_features, vhost_set_protocol_features,
-    vhost_set_owner, vhost_reset_owner, vhost_get_queue_num, vhost_get_config, vhost_set_config, vhost_set_backend_req_fd,
-    vhost_reset_device, vhost_set_status, vhost_get_status;
+    vhost_set_owner, vhost_reset_owner, vhost_get_queue_num, vhost_get_config, vhost_set_config,
+    vhost_set_backend_req_fd, vhost_reset_device, vhost_set_status, vhost_get_status;
 /* requests-memory.c: */
 vhost_handler_fn vhost_set_mem_table, vhost_get_max_mem_slots, vhost_add_mem_reg, vhost_rem_mem_reg, vhost_set_log_base,
     vhost_set_log_fd, vhost_get_inflight_fd, vhost_set_inflight_fd;

@@ -9,11 +9,11 @@
 #include <stdint.h>
 
 /* "Header": flags. */
-#define VHOST_USER_VERSION       0x1u
-#define VHOST_USER_VERSION_MASK  0x3u
-#define VHOST_USER_REPLY_MASK    (1u << 2)
-#define VHOST_USER_NEED_REPLY    (1u << 3)
-#define VHOST_USER_KNOWN_FLAGS   (VHOST_USER_VERSION_MASK | VHOST_USER_REPLY_MASK | VHOST_USER_NEED_REPLY)
+#define VHOST_USER_VERSION      0x1u
+#define VHOST_USER_VERSION_MASK 0x3u
+#define VHOST_USER_REPLY_MASK   (1u << 2)
+#define VHOST_USER_NEED_REPLY   (1u << 3)
+#define VHOST_USER_KNOWN_FLAGS  (VHOST_USER_VERSION_MASK | VHOST_USER_REPLY_MASK | VHOST_USER_NEED_REPLY)
 
 /* "Front-end message types". */
 enum vhost_user_request {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Virtqueues and the block device as they are in guest memory. Source: Virtual I/O Device (VIRTIO) Version 1.2; sections
- * are named at each part. All numbers are little-endian (a legacy driver's are too where the guest is).
+ * Virtqueues and the block device as they are in guest memory. Source: Virtual I/O Device (VIRTIO) Version 1.2;
+ * sections are named at each part. All numbers are little-endian (a legacy driver's are too where the guest is).
  */
 #ifndef BULKHEAD_VIRTIO_PROTOCOL_H
 #define BULKHEAD_VIRTIO_PROTOCOL_H
@@ -9,12 +9,12 @@
 #include <stdint.h>
 
 /* 6 "Reserved Feature Bits": bit numbers. */
-#define VIRTIO_F_ANY_LAYOUT      27 /* legacy: a request may be framed in any way */
+#define VIRTIO_F_ANY_LAYOUT         27 /* legacy: a request may be framed in any way */
 #define VIRTIO_RING_F_INDIRECT_DESC 28
-#define VIRTIO_RING_F_EVENT_IDX  29
-#define VIRTIO_F_VERSION_1       32
-#define VIRTIO_F_ACCESS_PLATFORM 33
-#define VIRTIO_F_RING_PACKED     34
+#define VIRTIO_RING_F_EVENT_IDX     29
+#define VIRTIO_F_VERSION_1          32
+#define VIRTIO_F_ACCESS_PLATFORM    33
+#define VIRTIO_F_RING_PACKED        34
 
 /* 2.1 "Device Status Field". */
 #define VIRTIO_STATUS_FEATURES_OK 8u
@@ -120,12 +120,12 @@ struct virtio_blk_config {
 } __attribute__((packed));
 
 /* 5.2.6 "Device Operation": types of requests. */
-#define VIRTIO_BLK_T_IN           0u
-#define VIRTIO_BLK_T_OUT          1u
-#define VIRTIO_BLK_T_FLUSH        4u
-#define VIRTIO_BLK_T_GET_ID       8u
-#define VIRTIO_BLK_T_DISCARD      11u
-#define VIRTIO_BLK_T_WRITE_ZEROES 13u
+#define VIRTIO_BLK_T_IN             0u
+#define VIRTIO_BLK_T_OUT            1u
+#define VIRTIO_BLK_T_FLUSH          4u
+#define VIRTIO_BLK_T_GET_ID         8u
+#define VIRTIO_BLK_T_DISCARD        11u
+#define VIRTIO_BLK_T_WRITE_ZEROES   13u
 #define VIRTIO_BLK_T_LEGACY_BARRIER 0x80000000u /* 5.2.6.4, ignored */
 
 /* What a request starts with. */

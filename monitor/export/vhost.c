@@ -72,8 +72,8 @@ static int vhost_status(struct export *export, const struct ipc_status *status)
         log_warning("export '%s': front-end %llu was dropped: %s", export->id,
                     (unsigned long long)status->client_gone.client_id, status->client_gone.text);
     else
-        log_info("export '%s': front-end %llu left: %s", export->id,
-                 (unsigned long long)status->client_gone.client_id, status->client_gone.text);
+        log_info("export '%s': front-end %llu left: %s", export->id, (unsigned long long)status->client_gone.client_id,
+                 status->client_gone.text);
     return 0;
 }
 

@@ -22,7 +22,7 @@
 
 #include "tests/vhost/frontend.h"
 
-#define DEPTH_MAX 64u
+#define DEPTH_MAX         64u
 #define SLOT_HEADER_BYTES 64u /* header at 0, status at 32 */
 
 struct load {
@@ -230,8 +230,9 @@ static void set_up(struct load *load, struct fe *fe)
 
     fe_make_memory(fe, (2 * need + 0x1fffff) & ~0x1fffffull);
     memset(fe->ram, 0x11, fe->ram_bytes);
-    if (!fe_start(fe, load->socket, FE_F_VERSION_1 | FE_F_PROTOCOL | FE_F_EVENT_IDX | FE_F_INDIRECT | FE_F_MQ | FE_F_FLUSH,
-                  load->queues, 256))
+    if (!fe_start(fe, load->socket,
+                  FE_F_VERSION_1 | FE_F_PROTOCOL | FE_F_EVENT_IDX | FE_F_INDIRECT | FE_F_MQ | FE_F_FLUSH, load->queues,
+                  256))
         fe_die("%s: %s", load->socket, fe->error);
     if (!fe_get_config(fe, 0, &capacity, sizeof(capacity)))
         fe_die("%s: %s", load->socket, fe->error);
@@ -249,7 +250,10 @@ static void run(const struct load *load, struct fe *fe)
     for (unsigned i = 0; i < load->queues; i++) {
         struct runner *r = &runners[i];
 
-        *r = (struct runner){ .load = load, .fe = fe, .queue = i, .seed = 88172645463325252ull + i * 7919,
+        *r = (struct runner){ .load = load,
+                              .fe = fe,
+                              .queue = i,
+                              .seed = 88172645463325252ull + i * 7919,
                               .end_ns = start + (uint64_t)(load->seconds * 1e9) };
         r->headers = area;
         area += DEPTH_MAX * SLOT_HEADER_BYTES;
@@ -270,8 +274,9 @@ static void run(const struct load *load, struct fe *fe)
     cpu = load->pid > 0 ? tree_seconds(load->pid) - cpu : 0;
     printf("{\"iops\": %.1f, \"mib_per_s\": %.1f, \"server_us\": %.3f, \"requests\": %llu, \"kicks\": %llu, "
            "\"calls\": %llu, \"errors\": %llu}\n",
-           (double)done / seconds, (double)done * load->bytes / seconds / (1 << 20), done ? cpu * 1e6 / (double)done : 0,
-           (unsigned long long)done, (unsigned long long)kicks, (unsigned long long)calls, (unsigned long long)errors);
+           (double)done / seconds, (double)done * load->bytes / seconds / (1 << 20),
+           done ? cpu * 1e6 / (double)done : 0, (unsigned long long)done, (unsigned long long)kicks,
+           (unsigned long long)calls, (unsigned long long)errors);
     free(runners);
     free(threads);
     if (errors > 0)
@@ -282,10 +287,14 @@ int main(int argc, char **argv)
 {
     struct load load = { .bytes = 4096, .depth = 32, .queues = 1, .seconds = 2, .random = true };
     static const struct option options[] = {
-        { "socket", required_argument, NULL, 's' }, { "op", required_argument, NULL, 'o' },
-        { "bytes", required_argument, NULL, 'b' },  { "depth", required_argument, NULL, 'd' },
-        { "queues", required_argument, NULL, 'q' }, { "seconds", required_argument, NULL, 't' },
-        { "poll", no_argument, NULL, 'p' },         { "pid", required_argument, NULL, 'i' },
+        { "socket", required_argument, NULL, 's' },
+        { "op", required_argument, NULL, 'o' },
+        { "bytes", required_argument, NULL, 'b' },
+        { "depth", required_argument, NULL, 'd' },
+        { "queues", required_argument, NULL, 'q' },
+        { "seconds", required_argument, NULL, 't' },
+        { "poll", no_argument, NULL, 'p' },
+        { "pid", required_argument, NULL, 'i' },
         { 0 },
     };
     static struct fe fe;
@@ -293,18 +302,33 @@ int main(int argc, char **argv)
 
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (c) {
-        case 's': load.socket = optarg; break;
+        case 's':
+            load.socket = optarg;
+            break;
         case 'o':
             load.random = strncmp(optarg, "rand", 4) == 0;
             load.write = strstr(optarg, "write") != NULL;
             break;
-        case 'b': load.bytes = (uint32_t)strtoul(optarg, NULL, 0); break;
-        case 'd': load.depth = (unsigned)strtoul(optarg, NULL, 0); break;
-        case 'q': load.queues = (unsigned)strtoul(optarg, NULL, 0); break;
-        case 't': load.seconds = strtod(optarg, NULL); break;
-        case 'p': load.poll = true; break;
-        case 'i': load.pid = strtol(optarg, NULL, 0); break;
-        default: return 2;
+        case 'b':
+            load.bytes = (uint32_t)strtoul(optarg, NULL, 0);
+            break;
+        case 'd':
+            load.depth = (unsigned)strtoul(optarg, NULL, 0);
+            break;
+        case 'q':
+            load.queues = (unsigned)strtoul(optarg, NULL, 0);
+            break;
+        case 't':
+            load.seconds = strtod(optarg, NULL);
+            break;
+        case 'p':
+            load.poll = true;
+            break;
+        case 'i':
+            load.pid = strtol(optarg, NULL, 0);
+            break;
+        default:
+            return 2;
         }
     }
     if (load.socket == NULL || load.depth == 0 || load.depth > DEPTH_MAX || load.queues == 0 ||

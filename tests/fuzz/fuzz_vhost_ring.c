@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Rings: guest memory from the input, split or packed, with or without an inflight buffer (that is from the input, too).
- * Chains are taken and read as requests of a disk until the ring is empty or refused, given back and published; between
- * them memory changes. Every piece must lie in guest memory, whatever the input is.
+ * Rings: guest memory from the input, split or packed, with or without an inflight buffer (that is from the input,
+ * too). Chains are taken and read as requests of a disk until the ring is empty or refused, given back and published;
+ * between them memory changes. Every piece must lie in guest memory, whatever the input is.
  */
 #include <assert.h>
 #include <stdint.h>
@@ -49,7 +49,8 @@ static struct {
 static void set_up(void)
 {
     int fd = memfd_create("ram", MFD_CLOEXEC);
-    struct vhost_user_region a = { 0, REGION_BYTES, USER_A, 0 }, b = { REGION_BYTES, REGION_BYTES, USER_B, REGION_BYTES };
+    struct vhost_user_region a = { 0, REGION_BYTES, USER_A, 0 },
+                             b = { REGION_BYTES, REGION_BYTES, USER_B, REGION_BYTES };
 
     assert(fd >= 0 && ftruncate(fd, 2 * REGION_BYTES) == 0);
     assert(vhost_memory_add(&all.memory, &a, fd, NULL) == 0 && vhost_memory_add(&all.memory, &b, fd, NULL) == 0);

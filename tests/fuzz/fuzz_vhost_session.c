@@ -89,8 +89,12 @@ static unsigned count_fds(void)
 
 static void open_node(void)
 {
-    struct ipc_node node = { .driver = IPC_DRIVER_NULL_CO, .flags = IPC_NODE_HAS_SIZE | IPC_NODE_READ_ZEROES,
-                             .fd_index = -1, .child_index = -1, .size_bytes = 1 << 20, .name = "null" };
+    struct ipc_node node = { .driver = IPC_DRIVER_NULL_CO,
+                             .flags = IPC_NODE_HAS_SIZE | IPC_NODE_READ_ZEROES,
+                             .fd_index = -1,
+                             .child_index = -1,
+                             .size_bytes = 1 << 20,
+                             .name = "null" };
 
     assert(block_tree_open(&node, 1, NULL, 0, &all.worker.tree, NULL) == 0);
     all.worker.root = block_tree_root(all.worker.tree);
@@ -111,8 +115,9 @@ static void make_listener(void)
 
 static void set_up(void)
 {
-    struct io_engine_config config = { .kind = IO_ENGINE_THREADS, .loops = &all.io.loop, .loop_count = 1,
-                                       .pool_threads = 1 };
+    struct io_engine_config config = {
+        .kind = IO_ENGINE_THREADS, .loops = &all.io.loop, .loop_count = 1, .pool_threads = 1
+    };
 
     log_set_sink(drop_log);
     all.turn.run = run_turn;
@@ -224,11 +229,11 @@ static void kick(struct frontend *fe)
 static void begin_well(struct frontend *fe)
 {
     static const uint8_t script[] = {
-        3, 0, 0, 0, 0, 0,                                                  /* SET_OWNER */
-        16, 0, 8, 0, 0, 0, 0x2b, 0xb2, 1, 0, 0, 0, 0, 0,                   /* SET_PROTOCOL_FEATURES: all */
-        37, 0, 40, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,                        /* ADD_MEM_REG: guest 0, */
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0,                    /* 64 KiB, */
-        0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,                 /* user address 0x100000 */
+        3,  0, 0,    0, 0, 0,                                     /* SET_OWNER */
+        16, 0, 8,    0, 0, 0, 0x2b, 0xb2, 1, 0, 0, 0, 0, 0,       /* SET_PROTOCOL_FEATURES: all */
+        37, 0, 40,   1, 0, 0, 0,    0,    0, 0, 0, 0, 0, 0,       /* ADD_MEM_REG: guest 0, */
+        0,  0, 0,    0, 0, 0, 0,    0,    0, 0, 1, 0, 0, 0, 0, 0, /* 64 KiB, */
+        0,  0, 0x10, 0, 0, 0, 0,    0,    0, 0, 0, 0, 0, 0, 0, 0, /* user address 0x100000 */
     };
     struct frontend begin = *fe;
 

@@ -44,8 +44,9 @@ static int parse(struct fixture *f, uint32_t type, uint64_t sector, size_t out_b
     memcpy(f->out, &header, sizeof(header));
     f->iov[0] = (struct iovec){ f->out, sizeof(header) + out_bytes };
     f->iov[1] = (struct iovec){ f->in, in_bytes + 1 };
-    f->chain = (struct vring_chain){ .out_count = 1, .in_count = 1, .out_bytes = sizeof(header) + out_bytes,
-                                     .in_bytes = in_bytes + 1 };
+    f->chain = (struct vring_chain){
+        .out_count = 1, .in_count = 1, .out_bytes = sizeof(header) + out_bytes, .in_bytes = in_bytes + 1
+    };
     return blk_request_parse(&f->dev, &f->chain, f->iov, &f->req, &f->err);
 }
 

@@ -46,8 +46,8 @@ static void test_a_range_across_regions_comes_in_two_pieces(void **state)
 static void test_addresses_outside_are_refused(void **state)
 {
     struct guest *guest = *state;
-    static const uint64_t outside[] = { 0, GUEST_BASE - 1, GUEST_BASE + 2 * GUEST_REGION_BYTES, UINT64_MAX,
-                                        GUEST_USER, INT64_MAX };
+    static const uint64_t outside[] = { 0,          GUEST_BASE - 1, GUEST_BASE + 2 * GUEST_REGION_BYTES,
+                                        UINT64_MAX, GUEST_USER,     INT64_MAX };
 
     for (unsigned i = 0; i < ARRAY_SIZE(outside); i++) {
         for (unsigned first_hint = 0; first_hint < 4; first_hint++) {

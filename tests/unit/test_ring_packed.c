@@ -318,7 +318,7 @@ static void test_bad_bases_and_addresses_are_refused(void **state)
     struct fixture *f = *state;
     struct vring_config c;
 
-#define REFUSED_CONFIG(field, value, expected)                                                                                \
+#define REFUSED_CONFIG(field, value, expected)                                                                         \
     do {                                                                                                               \
         c = f->config;                                                                                                 \
         c.field = (value);                                                                                             \

@@ -156,7 +156,7 @@ static bool framing_is_free(struct test *test)
     for (unsigned packed = 0; packed < 2; packed++) {
         CHECK(fe_start(&fe, test->path, USUAL | (packed ? FE_F_PACKED : 0), 1, 64), "%s", fe.error);
         scratch = FE_DATA(&fe, 1);
-        data = fe.ram + fe.a_bytes - 4096;  /* region A ends within it */
+        data = fe.ram + fe.a_bytes - 4096; /* region A ends within it */
         read = fe.ram + fe.a_bytes + 65536;
         fill(data, 8192, 99);
 
@@ -176,7 +176,8 @@ static bool framing_is_free(struct test *test)
         buffers[count++] = (struct fe_buffer){ scratch, 1, true };
         fe_offer(&fe, 0, 5, buffers, count);
         fe_kick(&fe, 0);
-        CHECK(fe_wait(&fe, 0, &id, &len) && id == 5 && scratch[0] == S_OK, "write: %s, status %u", fe.error, scratch[0]);
+        CHECK(fe_wait(&fe, 0, &id, &len) && id == 5 && scratch[0] == S_OK, "write: %s, status %u", fe.error,
+              scratch[0]);
 
         /* Read: the status is the last byte of the only writable buffer. */
         memcpy(scratch + 64, &(struct fe_header){ T_IN, 0, 40 }, 16);
@@ -308,11 +309,16 @@ static bool bad_ranges_are_refused(struct test *test)
         uint32_t len_bytes;
         unsigned status;
     } cases[] = {
-        { T_DISCARD, { 0, 8, 1 }, 16, S_UNSUPP },       { T_DISCARD, { 0, 8, 2 }, 16, S_UNSUPP },
-        { T_WRITE_ZEROES, { 0, 8, 2 }, 16, S_UNSUPP },  { T_WRITE_ZEROES, { 0, 8, 0x80000000u }, 16, S_UNSUPP },
-        { T_DISCARD, { 0, 8, 0 }, 15, S_IOERR },        { T_DISCARD, { 0, 8, 0 }, 0, S_IOERR },
-        { T_DISCARD, { 0, 8, 0 }, 16 * 17, S_IOERR },   { T_DISCARD, { ~0ull, 8, 0 }, 16, S_IOERR },
-        { T_DISCARD, { 0, ~0u, 0 }, 16, S_IOERR },      { T_WRITE_ZEROES, { ~0ull / 512, 1, 0 }, 16, S_IOERR },
+        { T_DISCARD, { 0, 8, 1 }, 16, S_UNSUPP },
+        { T_DISCARD, { 0, 8, 2 }, 16, S_UNSUPP },
+        { T_WRITE_ZEROES, { 0, 8, 2 }, 16, S_UNSUPP },
+        { T_WRITE_ZEROES, { 0, 8, 0x80000000u }, 16, S_UNSUPP },
+        { T_DISCARD, { 0, 8, 0 }, 15, S_IOERR },
+        { T_DISCARD, { 0, 8, 0 }, 0, S_IOERR },
+        { T_DISCARD, { 0, 8, 0 }, 16 * 17, S_IOERR },
+        { T_DISCARD, { ~0ull, 8, 0 }, 16, S_IOERR },
+        { T_DISCARD, { 0, ~0u, 0 }, 16, S_IOERR },
+        { T_WRITE_ZEROES, { ~0ull / 512, 1, 0 }, 16, S_IOERR },
         { T_WRITE_ZEROES, { 1ull << 55, 1, 0 }, 16, S_IOERR },
     };
     struct fe fe = { 0 };

@@ -37,17 +37,17 @@ static bool bad_regions_are_refused(struct test *test)
 {
     struct fe fe = { 0 };
     const struct region cases[] = {
-        { 0, 0x1000, 0, 0x1000, 0 },                             /* empty */
-        { 0, ~0ull - 0xfff, 0x1000, 0x1000, 0 },                 /* wraps in guest addresses */
-        { 0, 0x1000, 0x1000, ~0ull - 0xfff, 0 },                 /* in user addresses */
-        { 0, 0x1000, ~0ull, 0x1000, 0 },                         /* larger than everything */
+        { 0, 0x1000, 0, 0x1000, 0 },             /* empty */
+        { 0, ~0ull - 0xfff, 0x1000, 0x1000, 0 }, /* wraps in guest addresses */
+        { 0, 0x1000, 0x1000, ~0ull - 0xfff, 0 }, /* in user addresses */
+        { 0, 0x1000, ~0ull, 0x1000, 0 },         /* larger than everything */
         { 0, 0x1000, 1ull << 63, 0x1000, 0 },
-        { 0, 0x1000, 0x1000, 0x1000, ~0ull - 0xfff },            /* wraps in the file */
-        { 0, 0x1000, 0x1000, 0x1000, 1ull << 62 },               /* behind the file */
-        { 0, 0x1000, 8u << 20, 0x1000, 0x30000 },                /* ends behind the file */
-        { 0, FE_GUEST_BASE + 0x1000, 0x1000, 0x1000, 0 },        /* overlaps in guest addresses */
+        { 0, 0x1000, 0x1000, 0x1000, ~0ull - 0xfff },     /* wraps in the file */
+        { 0, 0x1000, 0x1000, 0x1000, 1ull << 62 },        /* behind the file */
+        { 0, 0x1000, 8u << 20, 0x1000, 0x30000 },         /* ends behind the file */
+        { 0, FE_GUEST_BASE + 0x1000, 0x1000, 0x1000, 0 }, /* overlaps in guest addresses */
         { 0, FE_GUEST_BASE - 1, 2, 0x1000, 0 },
-        { 0, 0x1000, 0x1000, FE_USER_B + 0x1000, 0 },            /* in user addresses */
+        { 0, 0x1000, 0x1000, FE_USER_B + 0x1000, 0 }, /* in user addresses */
     };
 
     CHECK(fe_start(&fe, test->path, USUAL, 1, 16), "%s", fe.error);
@@ -74,7 +74,8 @@ static bool slots_are_bounded(struct test *test)
         count++;
     CHECK(count == slots, "%u of %llu slots", count, (unsigned long long)slots);
     for (unsigned i = 0; i < count; i++)
-        CHECK(remove_region(&fe, (struct region){ 0, i * 0x1000ull, 0x1000, (i + 1) * 0x1000ull, 0 }) == 0, "slot %u", i);
+        CHECK(remove_region(&fe, (struct region){ 0, i * 0x1000ull, 0x1000, (i + 1) * 0x1000ull, 0 }) == 0, "slot %u",
+              i);
     fe_close(&fe);
     return true;
 }

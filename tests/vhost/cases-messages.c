@@ -181,8 +181,9 @@ static bool descriptors_with_every_byte(struct test *test)
             char bytes[CMSG_SPACE(sizeof(int))];
         } control = { .header = { CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS } };
         struct iovec iov = { message + i, 1 };
-        struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-                              .msg_controllen = sizeof(control) };
+        struct msghdr msg = {
+            .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+        };
 
         memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
         if (sendmsg(fe.sock, &msg, MSG_NOSIGNAL) < 0)
@@ -195,8 +196,8 @@ static bool descriptors_with_every_byte(struct test *test)
 static bool unknown_requests(struct test *test)
 {
     /* Those the specification has and this device has not, and those that nobody has. */
-    static const uint32_t unknown[] = { 0,  19, 20, 22, 23, 26, 27, 28, 29, 30, 33, 35,         41,
-                                        42, 43, 44, 45, 64, 255, 256, 257, 0x101, 0x7fffffff, 0xffffffff };
+    static const uint32_t unknown[] = { 0,  19, 20, 22, 23, 26, 27,  28,  29,  30,    33,         35,
+                                        41, 42, 43, 44, 45, 64, 255, 256, 257, 0x101, 0x7fffffff, 0xffffffff };
     uint8_t bytes[64] = { 0 };
 
     for (unsigned i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
@@ -388,10 +389,10 @@ static bool values_out_of_range(struct test *test)
         uint32_t request;
         uint32_t index, num;
     } cases[] = {
-        { R_SET_VRING_NUM, 0, 0 },          { R_SET_VRING_NUM, 0, 1025 },       { R_SET_VRING_NUM, 0, 0xffffffff },
-        { R_SET_VRING_NUM, 256, 16 },       { R_SET_VRING_NUM, 0xffffffff, 16 }, { R_SET_VRING_BASE, 256, 0 },
-        { R_GET_VRING_BASE, 0x80000000, 0 }, { R_SET_VRING_ENABLE, 0, 2 },       { R_SET_VRING_ENABLE, 300, 1 },
-        { R_SET_VRING_CALL, 255, 0 },       { R_SET_VRING_CALL, 0x200, 0 },     { R_SET_VRING_CALL, 0, 1 },
+        { R_SET_VRING_NUM, 0, 0 },           { R_SET_VRING_NUM, 0, 1025 },        { R_SET_VRING_NUM, 0, 0xffffffff },
+        { R_SET_VRING_NUM, 256, 16 },        { R_SET_VRING_NUM, 0xffffffff, 16 }, { R_SET_VRING_BASE, 256, 0 },
+        { R_GET_VRING_BASE, 0x80000000, 0 }, { R_SET_VRING_ENABLE, 0, 2 },        { R_SET_VRING_ENABLE, 300, 1 },
+        { R_SET_VRING_CALL, 255, 0 },        { R_SET_VRING_CALL, 0x200, 0 },      { R_SET_VRING_CALL, 0, 1 },
         { R_SET_STATUS, 0x100, 0 },
     };
 

@@ -311,8 +311,8 @@ static void build_request(struct fe *fe, uint8_t *slot)
 }
 
 /*
- * What a crash leaves behind, by our own hand: heads 5 and 9 were fetched in this order and not given back, 2 is available
- * and was not fetched. The back-end must do all three, in this order.
+ * What a crash leaves behind, by our own hand: heads 5 and 9 were fetched in this order and not given back, 2 is
+ * available and was not fetched. The back-end must do all three, in this order.
  */
 static bool what_a_crash_left_is_done_again(struct test *test)
 {
@@ -497,10 +497,14 @@ static bool lying_packed_buffers(struct test *test)
         { { .version = 1, .desc_num = 16, .used_wrap_counter = 2 }, { 0 } },
         { { .version = 1, .desc_num = 16 }, { .next = 0 } },      /* a free list that leads to itself */
         { { .version = 1, .desc_num = 16 }, { .next = 0xffff } }, /* or nowhere */
-        { { .version = 1, .desc_num = 16, .free_head = 1, .old_free_head = 1 }, { .inflight = 1, .num = 0, .last = 0 } },
-        { { .version = 1, .desc_num = 16, .free_head = 1, .old_free_head = 1 }, { .inflight = 1, .num = 0xffff, .last = 0 } },
-        { { .version = 1, .desc_num = 16, .free_head = 1, .old_free_head = 1 }, { .inflight = 1, .num = 1, .last = 9 } },
-        { { .version = 1, .desc_num = 16, .free_head = 1, .old_free_head = 1 }, { .inflight = 1, .num = 2, .next = 5, .last = 5 } },
+        { { .version = 1, .desc_num = 16, .free_head = 1, .old_free_head = 1 },
+          { .inflight = 1, .num = 0, .last = 0 } },
+        { { .version = 1, .desc_num = 16, .free_head = 1, .old_free_head = 1 },
+          { .inflight = 1, .num = 0xffff, .last = 0 } },
+        { { .version = 1, .desc_num = 16, .free_head = 1, .old_free_head = 1 },
+          { .inflight = 1, .num = 1, .last = 9 } },
+        { { .version = 1, .desc_num = 16, .free_head = 1, .old_free_head = 1 },
+          { .inflight = 1, .num = 2, .next = 5, .last = 5 } },
     };
 
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -532,13 +536,13 @@ static bool bad_geometry(struct test *test)
         { .mmap_size = 4096, .num_queues = 1, .queue_size = 0 },
         { .mmap_size = 4096, .num_queues = 1, .queue_size = 1025 },
         { .mmap_size = 0, .num_queues = 1, .queue_size = 16 },
-        { .mmap_size = 4097, .num_queues = 1, .queue_size = 16 },  /* beyond the file */
+        { .mmap_size = 4097, .num_queues = 1, .queue_size = 16 }, /* beyond the file */
         { .mmap_size = ~0ull, .num_queues = 1, .queue_size = 16 },
         { .mmap_size = 4096, .mmap_offset = ~0ull, .num_queues = 1, .queue_size = 16 },
         { .mmap_size = 2048, .mmap_offset = 3, .num_queues = 1, .queue_size = 16 }, /* not aligned */
         { .mmap_size = 2044, .num_queues = 1, .queue_size = 16 },
-        { .mmap_size = 64, .num_queues = 1, .queue_size = 16 },    /* too small for the queue */
-        { .mmap_size = 4096, .num_queues = 1, .queue_size = 8 },   /* for a smaller queue than this */
+        { .mmap_size = 64, .num_queues = 1, .queue_size = 16 },  /* too small for the queue */
+        { .mmap_size = 4096, .num_queues = 1, .queue_size = 8 }, /* for a smaller queue than this */
     };
 
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

@@ -28,11 +28,11 @@ static bool rings_outside_memory(struct test *test)
         { 0, 0, end_b - 0xf0, FE_USER_A + 0x6000, FE_USER_A + 0x4000, 0 },
         { 0, 0, FE_USER_A - 16, FE_USER_A + 0x6000, FE_USER_A + 0x4000, 0 },
         { 0, 0, ~0ull - 15, FE_USER_A + 0x6000, FE_USER_A + 0x4000, 0 },
-        { 0, 0, FE_USER_A + 8, FE_USER_A + 0x6000, FE_USER_A + 0x4000, 0 },     /* not aligned */
+        { 0, 0, FE_USER_A + 8, FE_USER_A + 0x6000, FE_USER_A + 0x4000, 0 }, /* not aligned */
         { 0, 0, FE_USER_A, FE_USER_A + 0x6002, FE_USER_A + 0x4000, 0 },
         { 0, 0, FE_USER_A, FE_USER_A + 0x6000, FE_USER_A + 0x4001, 0 },
-        { 0, 2, FE_USER_A, FE_USER_A + 0x6000, FE_USER_A + 0x4000, 0 },         /* unknown flag */
-        { 0, 1, FE_USER_A, FE_USER_A + 0x6000, FE_USER_A + 0x4000, ~0ull },     /* log address */
+        { 0, 2, FE_USER_A, FE_USER_A + 0x6000, FE_USER_A + 0x4000, 0 },     /* unknown flag */
+        { 0, 1, FE_USER_A, FE_USER_A + 0x6000, FE_USER_A + 0x4000, ~0ull }, /* log address */
     };
 
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -137,30 +137,67 @@ struct bad_chain {
 
 #define G(offset) (FE_GUEST_BASE + (offset))
 #define END       G(8u << 20) /* of guest memory */
-#define HEADER    { G(0x20000), 16, DESC_NEXT, 1 } /* reads of sector 0: the bytes there are zero */
-#define STATUS    { G(0x20100), 1, DESC_WRITE, 0 }
-#define TABLE(n)  { G(0x10000), (n) * 16, DESC_INDIRECT, 0 }
+#define HEADER                                                                                                         \
+    {                                                                                                                  \
+        G(0x20000), 16, DESC_NEXT, 1                                                                                   \
+    } /* reads of sector 0: the bytes there are zero */
+#define STATUS                                                                                                         \
+    {                                                                                                                  \
+        G(0x20100), 1, DESC_WRITE, 0                                                                                   \
+    }
+#define TABLE(n)                                                                                                       \
+    {                                                                                                                  \
+        G(0x10000), (n)*16, DESC_INDIRECT, 0                                                                           \
+    }
 
 static const struct bad_chain bad_chains[] = {
     { "a head outside the queue", 16, { { 0 } }, { { 0 } }, false },
     { "a head far outside", 0xffff, { { 0 } }, { { 0 } }, false },
     { "a loop of one", 0, { { G(0x20000), 16, DESC_NEXT, 0 } }, { { 0 } }, false },
     { "a loop of two", 0, { HEADER, { G(0x20000), 16, DESC_NEXT, 0 } }, { { 0 } }, false },
-    { "a loop at the end", 0, { HEADER, { G(0x20000), 16, DESC_NEXT, 2 }, { G(0x30000), 16, DESC_NEXT, 2 } }, { { 0 } }, false },
+    { "a loop at the end",
+      0,
+      { HEADER, { G(0x20000), 16, DESC_NEXT, 2 }, { G(0x30000), 16, DESC_NEXT, 2 } },
+      { { 0 } },
+      false },
     { "next outside the queue", 0, { { G(0x20000), 16, DESC_NEXT, 16 } }, { { 0 } }, false },
     { "next far outside", 0, { { G(0x20000), 16, DESC_NEXT, 0xffff } }, { { 0 } }, false },
     { "no status byte", 0, { HEADER, { G(0x21000), 512, 0, 0 } }, { { 0 } }, false },
     { "nothing but a status byte", 0, { STATUS }, { { 0 } }, false },
     { "a header of 15 bytes", 0, { { G(0x20000), 15, DESC_NEXT, 1 }, STATUS }, { { 0 } }, false },
-    { "a descriptor of 0 bytes", 0, { HEADER, { G(0x21000), 0, DESC_WRITE | DESC_NEXT, 2 }, STATUS }, { { 0 } }, false },
-    { "readable after writable", 0, { HEADER, { G(0x20100), 1, DESC_WRITE | DESC_NEXT, 2 }, { G(0x21000), 512, 0, 0 } }, { { 0 } }, false },
+    { "a descriptor of 0 bytes",
+      0,
+      { HEADER, { G(0x21000), 0, DESC_WRITE | DESC_NEXT, 2 }, STATUS },
+      { { 0 } },
+      false },
+    { "readable after writable",
+      0,
+      { HEADER, { G(0x20100), 1, DESC_WRITE | DESC_NEXT, 2 }, { G(0x21000), 512, 0, 0 } },
+      { { 0 } },
+      false },
     { "data behind the memory", 0, { HEADER, { END, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS }, { { 0 } }, false },
-    { "data over the end of memory", 0, { HEADER, { END - 256, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS }, { { 0 } }, false },
-    { "data before the memory", 0, { HEADER, { FE_GUEST_BASE - 512, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS }, { { 0 } }, false },
-    { "data at a user address", 0, { HEADER, { FE_USER_A, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS }, { { 0 } }, false },
+    { "data over the end of memory",
+      0,
+      { HEADER, { END - 256, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS },
+      { { 0 } },
+      false },
+    { "data before the memory",
+      0,
+      { HEADER, { FE_GUEST_BASE - 512, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS },
+      { { 0 } },
+      false },
+    { "data at a user address",
+      0,
+      { HEADER, { FE_USER_A, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS },
+      { { 0 } },
+      false },
     { "data at address 0", 0, { HEADER, { 0, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS }, { { 0 } }, false },
     { "data of 4 GiB", 0, { HEADER, { G(0), 0xffffffff, DESC_WRITE | DESC_NEXT, 2 }, STATUS }, { { 0 } }, false },
-    { "data that wraps around", 0, { HEADER, { ~0ull - 255, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS }, { { 0 } }, false },
+    { "data that wraps around",
+      0,
+      { HEADER, { ~0ull - 255, 512, DESC_WRITE | DESC_NEXT, 2 }, STATUS },
+      { { 0 } },
+      false },
     { "a status outside memory", 0, { HEADER, { END, 1, DESC_WRITE, 0 } }, { { 0 } }, false },
     { "a header outside memory", 0, { { 0x1000, 16, DESC_NEXT, 1 }, STATUS }, { { 0 } }, false },
     { "indirect without negotiation", 0, { TABLE(2) }, { HEADER, STATUS }, true },
@@ -242,19 +279,34 @@ struct bad_packed {
     struct fe_packed_desc desc[3], table[2];
 };
 
-#define P_HEADER { G(0x20000), 16, 0, DESC_NEXT }
-#define P_STATUS { G(0x20100), 1, 0, DESC_WRITE }
+#define P_HEADER                                                                                                       \
+    {                                                                                                                  \
+        G(0x20000), 16, 0, DESC_NEXT                                                                                   \
+    }
+#define P_STATUS                                                                                                       \
+    {                                                                                                                  \
+        G(0x20100), 1, 0, DESC_WRITE                                                                                   \
+    }
 
 static const struct bad_packed bad_packed[] = {
     { "no status byte", 1, { { G(0x20000), 16, 0, 0 } }, { { 0 } } },
     { "a descriptor of 0 bytes", 2, { P_HEADER, { G(0x20100), 0, 0, DESC_WRITE } }, { { 0 } } },
-    { "readable after writable", 2, { { G(0x20100), 1, 0, DESC_WRITE | DESC_NEXT }, { G(0x20000), 16, 0, 0 } }, { { 0 } } },
+    { "readable after writable",
+      2,
+      { { G(0x20100), 1, 0, DESC_WRITE | DESC_NEXT }, { G(0x20000), 16, 0, 0 } },
+      { { 0 } } },
     { "data outside memory", 3, { P_HEADER, { END, 512, 0, DESC_WRITE | DESC_NEXT }, P_STATUS }, { { 0 } } },
     { "data over the end", 3, { P_HEADER, { END - 1, 512, 0, DESC_WRITE | DESC_NEXT }, P_STATUS }, { { 0 } } },
     { "an indirect table of 17 bytes", 1, { { G(0x10000), 17, 0, DESC_INDIRECT } }, { P_HEADER, P_STATUS } },
-    { "an indirect table of 129 descriptors", 1, { { G(0x10000), 129 * 16, 0, DESC_INDIRECT } }, { P_HEADER, P_STATUS } },
+    { "an indirect table of 129 descriptors",
+      1,
+      { { G(0x10000), 129 * 16, 0, DESC_INDIRECT } },
+      { P_HEADER, P_STATUS } },
     { "an indirect table outside memory", 1, { { 0x1000, 32, 0, DESC_INDIRECT } }, { P_HEADER, P_STATUS } },
-    { "indirect within indirect", 1, { { G(0x10000), 32, 0, DESC_INDIRECT } }, { { G(0x10000), 32, 0, DESC_INDIRECT }, P_STATUS } },
+    { "indirect within indirect",
+      1,
+      { { G(0x10000), 32, 0, DESC_INDIRECT } },
+      { { G(0x10000), 32, 0, DESC_INDIRECT }, P_STATUS } },
     { "indirect in a chain", 2, { P_HEADER, { G(0x10000), 32, 0, DESC_INDIRECT } }, { P_HEADER, P_STATUS } },
 };
 
@@ -313,8 +365,8 @@ static void *flip(void *arg)
 
     while (!__atomic_load_n(&flipper->stop, __ATOMIC_RELAXED)) {
         uint32_t r = next_random(flipper);
-        volatile struct fe_desc *d = r & 1 ? &fe->queues[0].desc[r >> 1 & 15]
-                                           : (volatile struct fe_desc *)(fe->ram + 0x10000) + (r >> 1 & 15);
+        volatile struct fe_desc *d =
+            r & 1 ? &fe->queues[0].desc[r >> 1 & 15] : (volatile struct fe_desc *)(fe->ram + 0x10000) + (r >> 1 & 15);
 
         switch (r >> 8 & 7) {
         case 0:
@@ -398,9 +450,10 @@ static bool rings_at_random(struct test *test)
         for (unsigned i = 0; i < 16; i++) {
             static const uint64_t bases[] = { G(0), G(0x20000), END - 4096, 0 };
 
-            fe.queues[0].desc[i] = (struct fe_desc){ bases[next_random(&random) & 3] + (next_random(&random) & 0xfff),
-                                                     next_random(&random) & 0x1fff, (uint16_t)(next_random(&random) & 0x80ff),
-                                                     (uint16_t)(next_random(&random) & 31) };
+            fe.queues[0].desc[i] =
+                (struct fe_desc){ bases[next_random(&random) & 3] + (next_random(&random) & 0xfff),
+                                  next_random(&random) & 0x1fff, (uint16_t)(next_random(&random) & 0x80ff),
+                                  (uint16_t)(next_random(&random) & 31) };
             fe.queues[0].avail[2 + i] = (uint16_t)(next_random(&random) & 15);
         }
         if (!fe.packed)

@@ -124,8 +124,9 @@ static bool receive_all(struct fe *fe, void *buffer, size_t len_bytes, int *fd)
             char bytes[CMSG_SPACE(sizeof(int))];
         } control;
         struct iovec iov = { to, len_bytes };
-        struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-                              .msg_controllen = sizeof(control) };
+        struct msghdr msg = {
+            .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+        };
         ssize_t n = recvmsg(fe->sock, &msg, MSG_CMSG_CLOEXEC);
         struct cmsghdr *cmsg;
 
@@ -375,8 +376,7 @@ bool fe_send_queue(struct fe *fe, unsigned index, uint32_t base)
     return fe_set_state(fe, R_SET_VRING_NUM, index, q->size) && fe_set_state(fe, R_SET_VRING_BASE, index, base) &&
            fe_send_addr(fe, index, 0, 0) && fe_set_vring_fd(fe, R_SET_VRING_CALL, index, q->call_fd) &&
            fe_set_vring_fd(fe, R_SET_VRING_ERR, index, q->err_fd) &&
-           fe_set_vring_fd(fe, R_SET_VRING_KICK, index, q->kick_fd) &&
-           fe_set_state(fe, R_SET_VRING_ENABLE, index, 1);
+           fe_set_vring_fd(fe, R_SET_VRING_KICK, index, q->kick_fd) && fe_set_state(fe, R_SET_VRING_ENABLE, index, 1);
 }
 
 bool fe_start(struct fe *fe, const char *path, uint64_t wanted, unsigned count, unsigned size)
@@ -564,7 +564,8 @@ unsigned fe_request(struct fe *fe, unsigned queue, void *scratch, uint32_t type,
     struct fe_header *header = scratch;
     volatile uint8_t *status = (uint8_t *)scratch + 32;
     bool in = type == T_IN || type == T_GET_ID;
-    struct fe_buffer buffers[3] = { { header, sizeof(*header), false }, { data, len_bytes, in },
+    struct fe_buffer buffers[3] = { { header, sizeof(*header), false },
+                                    { data, len_bytes, in },
                                     { (void *)status, 1, true } };
     uint32_t id, len;
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A vhost-user-blk front-end and virtio-blk driver in one, for tests and benchmarks. It shares no line with the worker:
- * all layouts are written down again from the specifications (QEMU's docs/interop/vhost-user.rst, VIRTIO 1.2), so that a
- * mistake in one is not repeated in the other. Errors of the caller's environment end the program; what the back-end
+ * all layouts are written down again from the specifications (QEMU's docs/interop/vhost-user.rst, VIRTIO 1.2), so that
+ * a mistake in one is not repeated in the other. Errors of the caller's environment end the program; what the back-end
  * does is returned.
  */
 #ifndef BULKHEAD_TESTS_VHOST_FRONTEND_H
@@ -52,22 +52,22 @@ enum {
 #define BIT64(n) (1ull << (n))
 
 /* Feature bits. */
-#define FE_F_SIZE_MAX       BIT64(1)
-#define FE_F_SEG_MAX        BIT64(2)
-#define FE_F_RO             BIT64(5)
-#define FE_F_BLK_SIZE       BIT64(6)
-#define FE_F_FLUSH          BIT64(9)
-#define FE_F_TOPOLOGY       BIT64(10)
-#define FE_F_CONFIG_WCE     BIT64(11)
-#define FE_F_MQ             BIT64(12)
-#define FE_F_DISCARD        BIT64(13)
-#define FE_F_WRITE_ZEROES   BIT64(14)
-#define FE_F_LOG_ALL        BIT64(26)
-#define FE_F_INDIRECT       BIT64(28)
-#define FE_F_EVENT_IDX      BIT64(29)
-#define FE_F_PROTOCOL       BIT64(30)
-#define FE_F_VERSION_1      BIT64(32)
-#define FE_F_PACKED         BIT64(34)
+#define FE_F_SIZE_MAX     BIT64(1)
+#define FE_F_SEG_MAX      BIT64(2)
+#define FE_F_RO           BIT64(5)
+#define FE_F_BLK_SIZE     BIT64(6)
+#define FE_F_FLUSH        BIT64(9)
+#define FE_F_TOPOLOGY     BIT64(10)
+#define FE_F_CONFIG_WCE   BIT64(11)
+#define FE_F_MQ           BIT64(12)
+#define FE_F_DISCARD      BIT64(13)
+#define FE_F_WRITE_ZEROES BIT64(14)
+#define FE_F_LOG_ALL      BIT64(26)
+#define FE_F_INDIRECT     BIT64(28)
+#define FE_F_EVENT_IDX    BIT64(29)
+#define FE_F_PROTOCOL     BIT64(30)
+#define FE_F_VERSION_1    BIT64(32)
+#define FE_F_PACKED       BIT64(34)
 
 /* Protocol feature bits. */
 #define FE_P_MQ           BIT64(0)
@@ -102,18 +102,18 @@ struct fe_packed_desc {
     uint16_t flags;
 };
 
-#define FE_QUEUES_MAX 8
+#define FE_QUEUES_MAX     8
 #define FE_QUEUE_SIZE_MAX 256
 
 /*
- * Memory: one memfd. A guard, region A, region B, a guard; A and B touch in guest addresses and not in user addresses. The
- * guards belong to no region: nothing may ever change them.
+ * Memory: one memfd. A guard, region A, region B, a guard; A and B touch in guest addresses and not in user addresses.
+ * The guards belong to no region: nothing may ever change them.
  */
-#define FE_GUARD_BYTES  0x10000u
-#define FE_GUEST_BASE   0x100000000ull
-#define FE_USER_A       0x700000000000ull
-#define FE_USER_B       0x600000000000ull
-#define FE_GUARD_FILL   0x5a
+#define FE_GUARD_BYTES 0x10000u
+#define FE_GUEST_BASE  0x100000000ull
+#define FE_USER_A      0x700000000000ull
+#define FE_USER_B      0x600000000000ull
+#define FE_GUARD_FILL  0x5a
 
 struct fe_queue {
     unsigned size;
@@ -138,8 +138,8 @@ struct fe {
     uint64_t features, protocol_features; /* negotiated */
     bool packed;
     int mem_fd;
-    uint8_t *file;   /* our mapping of the whole memfd */
-    uint8_t *ram;    /* of its regions */
+    uint8_t *file;      /* our mapping of the whole memfd */
+    uint8_t *ram;       /* of its regions */
     uint64_t ram_bytes; /* of A and B together */
     uint64_t a_bytes;
     struct fe_queue queues[FE_QUEUES_MAX];
@@ -180,7 +180,8 @@ bool fe_is_closed(struct fe *fe);
 
 /* ---- Setting up ---- */
 
-/* Features that are both wanted and on offer; SET_OWNER; SET_PROTOCOL_FEATURES with all on offer that this program knows. */
+/* Features that are both wanted and on offer; SET_OWNER; SET_PROTOCOL_FEATURES with all on offer that this program
+ * knows. */
 bool fe_negotiate(struct fe *fe, uint64_t wanted);
 bool fe_set_features(struct fe *fe, uint64_t features);
 
@@ -199,8 +200,8 @@ bool fe_send_addr(struct fe *fe, unsigned index, uint32_t flags, uint64_t log);
 
 /* All of the above: connect, negotiate, memory, one queue of size at the start of ram for each of count. */
 bool fe_start(struct fe *fe, const char *path, uint64_t wanted, unsigned count, unsigned size);
-#define FE_RING_BYTES 0x8000u /* room for one queue */
-#define FE_DATA(fe, count) ((fe)->ram + (uint64_t)(count) * FE_RING_BYTES) /* first byte behind count rings */
+#define FE_RING_BYTES      0x8000u                                       /* room for one queue */
+#define FE_DATA(fe, count) ((fe)->ram + (uint64_t)(count)*FE_RING_BYTES) /* first byte behind count rings */
 
 /* ---- Rings, one request at a time ---- */
 
@@ -226,8 +227,8 @@ struct fe_header {
 };
 
 /*
- * One request from start to end, its header and status placed at scratch (64 bytes of ram). Returns the status, S_NONE if
- * there was no answer. *ret_len (may be NULL) is the used length.
+ * One request from start to end, its header and status placed at scratch (64 bytes of ram). Returns the status, S_NONE
+ * if there was no answer. *ret_len (may be NULL) is the used length.
  */
 unsigned fe_request(struct fe *fe, unsigned queue, void *scratch, uint32_t type, uint64_t sector, void *data,
                     uint32_t len_bytes, uint32_t *ret_len);

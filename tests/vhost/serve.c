@@ -5,8 +5,8 @@
  *     vhost-serve IMAGE SOCKET [queues=N] [threads=N] [poll=NS] [engine=io_uring|threads] [block=BYTES] [id=ID]
  *                 [ro] [writethrough] [direct] [null=BYTES]
  *
- * Prints "ready PID" when it serves, and what the worker says of its sessions; ends with the worker, or on end of file on
- * standard input, when it drains the worker.
+ * Prints "ready PID" when it serves, and what the worker says of its sessions; ends with the worker, or on end of file
+ * on standard input, when it drains the worker.
  */
 #include <errno.h>
 #include <event2/event.h>

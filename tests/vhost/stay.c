@@ -115,7 +115,9 @@ static void run_closed(struct fe *fe, const char *args)
 static void offer_one(struct fe *fe, unsigned i, unsigned long count)
 {
     uint8_t *slot = data + i * 8192;
-    struct fe_buffer buffers[3] = { { slot, 16, false }, { slot + 4096, 4096, count % 2 == 0 }, { slot + 32, 1, true } };
+    struct fe_buffer buffers[3] = { { slot, 16, false },
+                                    { slot + 4096, 4096, count % 2 == 0 },
+                                    { slot + 32, 1, true } };
 
     memcpy(slot, &(struct fe_header){ count % 2 ? T_OUT : T_IN, 0, count * 8 % 8192 }, 16);
     fe_offer(fe, 0, i * 3, buffers, 3);
@@ -145,9 +147,9 @@ static const struct {
     const char *name;
     void (*run)(struct fe *fe, const char *args);
 } commands[] = {
-    { "read", run_read },         { "write", run_write },   { "flush", run_flush },   { "id", run_id },
-    { "capacity", run_capacity }, { "blocks", run_blocks }, { "notice", run_notice }, { "closed", run_closed },
-    { "flood", run_flood },
+    { "read", run_read },     { "write", run_write },       { "flush", run_flush },
+    { "id", run_id },         { "capacity", run_capacity }, { "blocks", run_blocks },
+    { "notice", run_notice }, { "closed", run_closed },     { "flood", run_flood },
 };
 
 int stay(const char *path)

@@ -140,7 +140,7 @@ static const struct startup_option option_table[] = {
       "make a block node (file, host_device, raw, null-co, blkdebug), as blockdev-add" },
     { "nbd-server", 0, "addr.type=inet|unix|fd,addr....,tls-creds=ID,tls-authz=ID,max-connections=N", take_nbd_server,
       "listen for NBD clients, as nbd-server-start" },
-    { "export", 0, "[type=]nbd,id=ID,node-name=NODE,name=NAME,writable=on|off,...", take_export,
+    { "export", 0, "[type=]nbd|vhost-user-blk|fuse,id=ID,node-name=NODE,writable=on|off,...", take_export,
       "export a block node, as block-export-add" },
     { "chardev", 0, "[backend=]socket|stdio,id=ID,...", take_chardev,
       "where QMP clients come from: socket,path=PATH,server=on,wait=off listens; without server=on it connects" },
@@ -226,7 +226,7 @@ void startup_options_done(struct startup_options *options)
 void startup_options_help(const char *program)
 {
     printf("Usage: %s OPTION...\n"
-           "Exports block images over NBD, each from a sandboxed worker process.\n\n"
+           "Exports block images over NBD, vhost-user-blk and FUSE, each from a sandboxed worker process.\n\n"
            "Options are carried out in their order. Values are key=value pairs with commas between\n"
            "them (dots for members of members, two commas for one), or one JSON object.\n\n",
            program);

@@ -386,6 +386,16 @@ def test_host_that_cannot_mount_is_explained(program, point, script, code, text)
     m.end()
 
 
+def test_no_new_privs_is_explained(program, point):
+    process.need("setpriv")
+    if os.getuid() != 0:
+        pytest.skip("needs root to become the service account")
+    m = Mounter(program, ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups", "--no-new-privs"])
+    reply = m.mount(point)
+    assert reply.code == -1 and "NoNewPrivileges=no" in reply.text
+    m.end()
+
+
 def test_read_only_file_system_is_explained(program, point):
     m = in_namespace(program, f"mount --bind {point.parent} {point.parent}; mount -o remount,bind,ro {point.parent}")
     reply = m.mount(point)

@@ -416,6 +416,17 @@ static int start_worker(struct export *export, struct error *err)
 
 /* ---- Commands ---- */
 
+/* Reading, modifying and writing a block is one step within a worker, and not between two. */
+static void warn_of_partial_writes(const struct export *export)
+{
+    const struct image *image = graph_node_image(export->node);
+
+    if (export->writable && image != NULL && image->direct && image->writers > 1)
+        log_warning("export '%s': '%s' has another writable export, and cache.direct: writes to parts of one block by "
+                    "both can undo each other",
+                    export->id, image->filename);
+}
+
 static int use_node(struct export *export, const char *node_name, struct error *err)
 {
     struct graph_node *node = graph_find(export->monitor->graph, node_name);
@@ -424,9 +435,11 @@ static int use_node(struct export *export, const char *node_name, struct error *
     if (node == NULL)
         return error_set(err, -ENOENT, "there is no node with node-name '%.100s'", node_name);
     r = graph_node_use(node, export->writable, err);
-    if (r == 0)
-        export->node = node;
-    return r;
+    if (r < 0)
+        return r;
+    export->node = node;
+    warn_of_partial_writes(export);
+    return 0;
 }
 
 static int check_add(const struct export_set *set, const struct block_export_options *options, struct error *err)

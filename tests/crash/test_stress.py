@@ -24,7 +24,7 @@ from support.nbdraw import *
 from support.nbdraw import Closed, NbdRaw
 from support.process import wait_for
 from support.qmp import QmpError
-from support.server import ACCOUNT
+from support.server import ACCOUNT, give_to_account
 
 SECONDS = float(os.environ.get("BULKHEAD_STRESS_SECONDS", "8"))
 SEED = int(os.environ.get("BULKHEAD_STRESS_SEED", "1"))
@@ -71,6 +71,11 @@ class Chaos:
         self.fuse = os.path.exists("/dev/fuse")
         limits = sandbox.limits(server.popen.pid)
         self.limits = {"nofile": limits["Max open files"][0], "nproc": limits["Max processes"][0]}
+        self.keys = server.dir / "psk"
+        self.keys.mkdir()
+        (self.keys / "keys.psk").write_text("somebody:00112233445566778899aabbccddeeff\n")
+        for path in (self.keys, self.keys / "keys.psk"):
+            give_to_account(path)
         for name in EXPORTS:
             mount_point = server.dir / f"{name}.fuse"
             mount_point.touch()
@@ -124,8 +129,15 @@ class Chaos:
         self.qmp("block-export-del", id=self.rng.choice(EXPORTS), mode=self.rng.choice(["safe", "hard"]))
 
     def server_restart(self):
+        options = {"tls-creds": "tls0"} if self.rng.random() < 0.3 else {}
         self.qmp("nbd-server-stop")
-        self.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": str(self.server.nbd_path)}})
+        self.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": str(self.server.nbd_path)}}, **options)
+
+    def object_add(self):
+        self.qmp("object-add", **{"qom-type": "tls-creds-psk", "id": "tls0", "dir": str(self.keys), "endpoint": "server"})
+
+    def object_del(self):
+        self.qmp("object-del", id="tls0")
 
     def query(self):
         self.qmp(self.rng.choice(["query-block-exports", "__org.bulkhead_query-workers", "query-qmp-schema",
@@ -169,6 +181,8 @@ class Chaos:
         data = b""
         if phase >= 1:
             data += struct.pack(">I", FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)
+        if phase >= 1 and self.rng.random() < 0.2:
+            data += struct.pack(">QII", IHAVEOPT, OPT_STARTTLS, 0)  # what follows is no TLS
         if phase >= 2:
             body = struct.pack(">I", len(name)) + name + struct.pack(">H", 0)
             data += struct.pack(">QII", IHAVEOPT, OPT_GO, len(body)) + body
@@ -239,7 +253,7 @@ class Chaos:
 
     ACTS = [(export_add, 20), (export_del, 12), (node_add, 8), (node_del, 4), (connect, 20), (client_leave, 12), (kill, 4),
             (stop, 1), (go_on, 2), (query, 4), (garbage, 1), (session_read, 6), (session_leave, 1), (server_restart, 1),
-            (resize, 2), (few_descriptors, 1), (few_processes, 1), (no_limits, 4)]
+            (object_add, 2), (object_del, 1), (resize, 2), (few_descriptors, 1), (few_processes, 1), (no_limits, 4)]
 
     def step(self):
         act = self.rng.choices([a for a, _ in self.ACTS], [w for _, w in self.ACTS])[0]
@@ -267,6 +281,7 @@ def remove_everything(server):
     for export in ask("query-block-exports"):
         ask("block-export-del", {"id": export["id"], "mode": "hard"})
     ask("nbd-server-stop")
+    ask("object-del", {"id": "tls0"})
     for node in ask("query-named-block-nodes"):
         ask("blockdev-del", {"node-name": node["node-name"]})
 

@@ -291,6 +291,16 @@ def test_two_exports_of_one_node_see_each_other(nbd, path):
         assert reader.write(0, b"x") != 0
 
 
+def test_two_writers_of_one_node_with_cache_direct_are_warned_of(nbd, disk_image):
+    """Each is alone on the blocks that it writes parts of, among its own clients only."""
+    nbd.add_file("disk", disk_image(), cache={"direct": True})
+    nbd.export("disk", id="one", name="one")
+    nbd.export("disk", id="reader", name="reader", writable=False)
+    assert "undo each other" not in nbd.log_text()
+    nbd.export("disk", id="two", name="two")
+    assert "export 'two'" in nbd.log_text() and "undo each other" in nbd.log_text()
+
+
 @pytest.mark.contract
 def test_mode_safe_refuses_while_clients_are_connected(nbd, path):
     nbd.add_file("disk", path)

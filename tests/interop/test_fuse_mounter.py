@@ -358,8 +358,9 @@ def test_refuses_to_run_as_root(build):
 
 def test_holds_nothing_but_its_socket(mounter, point):
     reply = mounter.mount(point)
-    held = {int(fd) for fd in os.listdir(f"/proc/{mounter.popen.pid}/fd")}
-    assert held == {0, 1, 2, 3}
+    # It closes the descriptors right after it has sent them.
+    process.wait_for(lambda: {int(fd) for fd in os.listdir(f"/proc/{mounter.popen.pid}/fd")} == {0, 1, 2, 3},
+                     "the mounter to hold its socket and /dev/null only")
     reply.close()
 
 

@@ -77,7 +77,9 @@ class Mounter:
 
     def request(self, message):
         self.sock.send(message)
-        ready, _, _ = select.select([self.sock], [], [], 30)
+        poll = select.poll()  # select() takes no descriptor above 1023
+        poll.register(self.sock, select.POLLIN)
+        ready = poll.poll(30000)
         assert ready, "the mounter does not answer"
         data, ancillary, flags, _ = self.sock.recvmsg(4096, socket.CMSG_SPACE(4 * 24), socket.MSG_CMSG_CLOEXEC)
         assert flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) == 0

@@ -109,7 +109,7 @@ def test_discard_gives_the_space_back(server, disk, tmp):
     path = vhost.export(server, "disk")
     machine = guest.Guest(tmp, script, guest.vhost_disk(path))
     machine.until("?", "full")
-    assert images.allocated(disk) > 64 * MIB
+    assert images.allocated(disk) > 16 * MIB
     machine.answer()
     machine.until("?", "trimmed")
     assert images.allocated(disk) < 16 * MIB

@@ -153,12 +153,27 @@ def io_threads(pid):
     return sum(pathlib.Path(f"/proc/{pid}/task/{tid}/comm").read_text() == "io\n" for tid in sandbox.threads(pid))
 
 
-def test_descriptors_of_an_export(running, build):
-    worker = worker_of(running, "nbd-export")
+def settle(pid, want):
+    """
+    A worker that has just started still names its threads and takes its first message: once it has settled, it holds
+    exactly what want() says.
+    """
+    try:
+        wait_for(lambda: sandbox.kinds_of_descriptors(pid) == want(), "the worker to settle", 5)
+    except AssertionError:
+        assert sandbox.kinds_of_descriptors(pid) == want()
+    return want()
+
+
+def expected_of_export(build, server, worker, **more):
     count = io_threads(worker["pid"])
     rings = count if worker["engine"] == "io_uring" else 0
-    want = expected(build, running, 1 + count, **{"[io_uring]": rings, str(running.image): 1})
-    assert sandbox.kinds_of_descriptors(worker["pid"]) == want
+    return expected(build, server, 1 + count, **{"[io_uring]": rings, str(server.image): 1, **more})
+
+
+def test_descriptors_of_an_export(running, build):
+    worker = worker_of(running, "nbd-export")
+    want = settle(worker["pid"], lambda: expected_of_export(build, running, worker))
     assert worker["descriptors"] == {"images": 1, "clients": 0, "internal": sum(want.values()) - 1}
 
 
@@ -174,30 +189,23 @@ def test_descriptors_of_an_export_with_clients(running, build):
 
 def test_descriptors_of_a_negotiator(running, build):
     worker = worker_of(running, "nbd-negotiator")
-    want = expected(build, running, 1)
-    assert sandbox.kinds_of_descriptors(worker["pid"]) == want
+    want = settle(worker["pid"], lambda: expected(build, running, 1))
     assert worker["descriptors"] == {"images": 0, "clients": 0, "internal": sum(want.values())}
 
 
 def test_descriptors_of_a_vhost_worker(running, build):
     """A front-end is still to come: its listening socket, and no memory of a guest."""
     worker = worker_of(running, "vhost")
-    count = io_threads(worker["pid"])
-    rings = count if worker["engine"] == "io_uring" else 0
-    want = expected(build, running, 1 + count, **{"[io_uring]": rings, str(running.image): 1, "socket": 1})
-    assert sandbox.kinds_of_descriptors(worker["pid"]) == want
+    settle(worker["pid"], lambda: expected_of_export(build, running, worker, socket=1))
 
 
 def test_descriptors_of_a_fuse_worker(running, build):
     """Pairs of one connection to /dev/fuse, a pipe for each thread, and no directory, mount point or other mount."""
     worker = worker_of(running, "fuse")
-    count = io_threads(worker["pid"])
-    rings = count if worker["engine"] == "io_uring" else 0
-    have = sandbox.kinds_of_descriptors(worker["pid"])
-    pairs = have.pop("/dev/fuse")
+    pairs = sandbox.kinds_of_descriptors(worker["pid"])["/dev/fuse"]
     assert pairs > 0 and pairs % 2 == 0
-    want = expected(build, running, 1 + count, **{"[io_uring]": rings, str(running.image): 1, "pipe": 2 * count})
-    assert have == want
+    settle(worker["pid"], lambda: expected_of_export(build, running, worker,
+                                                     **{"/dev/fuse": pairs, "pipe": 2 * io_threads(worker["pid"])}))
 
 
 def test_negotiator_with_a_client_holds_that_client_only(running):

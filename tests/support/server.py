@@ -61,11 +61,11 @@ class Server:
 
     def spawn(self, *args, drop="user", **kwargs):
         """Start it without waiting for anything."""
-        self.log = open(self.log_path, "ab")
-        kwargs.setdefault("stdin", subprocess.DEVNULL)
-        kwargs.setdefault("stdout", self.log)
-        kwargs.setdefault("stderr", self.log)
-        self.popen = process.popen(self.argv(*args, drop=drop), start_new_session=True, cwd=self.dir, **kwargs)
+        with open(self.log_path, "ab") as log:
+            kwargs.setdefault("stdin", subprocess.DEVNULL)
+            kwargs.setdefault("stdout", log)
+            kwargs.setdefault("stderr", log)
+            self.popen = process.popen(self.argv(*args, drop=drop), start_new_session=True, cwd=self.dir, **kwargs)
         return self.popen
 
     def qmp_args(self):

@@ -13,7 +13,7 @@ static const char *const class_names[ERROR_CLASS_MAX] = {
     [ERROR_CLASS_KVM_MISSING_CAP] = "KVMMissingCap",
 };
 
-static void error_fill(struct error *err, int code, enum error_class class, const char *fmt, va_list args)
+static void _printf_(4, 0) error_fill(struct error *err, int code, enum error_class class, const char *fmt, va_list args)
 {
     if (err == NULL)
         return;

@@ -9,7 +9,6 @@ may fail may fail; but the monitor lives, answers, and when it is over nothing i
 
 import json
 import os
-import pathlib
 import random
 import signal
 import socket
@@ -210,19 +209,26 @@ class Chaos:
     def workers(self):
         return process.children_of(self.server.popen.pid)
 
-    def is_mounter(self, pid):
-        return b"mounter" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    def signal_worker(self, pid, number):
+        """By pidfd: a worker may have died meanwhile, and its number may be that of a stranger by now."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            fields = process.stat_fields(pid)
+            # The mounter is left alone: the monitor makes no second one.
+            if fields is not None and fields[1] == self.server.popen.pid and "mounter" not in process.command(pid):
+                signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(pidfd)
 
     def send_signal(self, number):
         workers = self.workers()
-        if not workers:
-            return
-        pid = self.rng.choice(workers)
-        try:
-            if not self.is_mounter(pid):  # for which the monitor makes no second one
-                os.kill(pid, number)
-        except (ProcessLookupError, FileNotFoundError):
-            pass
+        if workers:
+            self.signal_worker(self.rng.choice(workers), number)
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
@@ -232,10 +238,7 @@ class Chaos:
 
     def go_on(self):
         for pid in self.workers():
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                pass
+            self.signal_worker(pid, signal.SIGCONT)
 
     def limit(self, **limits):
         """Soft limits of the monitor; as its account, which may do that where a root without CAP_SYS_RESOURCE may not."""

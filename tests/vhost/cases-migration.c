@@ -310,15 +310,29 @@ static void build_request(struct fe *fe, uint8_t *slot)
     slot[32] = S_NONE;
 }
 
+/* Strike id from those that are left; false if it is none of them. No id here is 0. */
+static bool take_one(uint32_t *left, unsigned count, uint32_t id)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (id != 0 && left[i] == id) {
+            left[i] = 0;
+            return true;
+        }
+    }
+    return false;
+}
+
 /*
  * What a crash leaves behind, by our own hand: heads 5 and 9 were fetched in this order and not given back, 2 is
- * available and was not fetched. The back-end must do all three, in this order.
+ * available and was not fetched. The back-end must do all three once; it starts them in this order, but how soon each is
+ * done is the storage's affair.
  */
 static bool what_a_crash_left_is_done_again(struct test *test)
 {
     struct fe fe = { 0 };
     struct fe_queue *q = &fe.queues[0];
     static const uint16_t order[] = { 5, 9, 2 };
+    uint32_t left[] = { 5, 9, 2 };
     struct split_region *region;
     struct buffer buffer;
     uint8_t *scratch;
@@ -356,7 +370,7 @@ static bool what_a_crash_left_is_done_again(struct test *test)
         uint32_t id, len;
 
         CHECK(fe_wait(&fe, 0, &id, &len), "request %u: %s", i, fe.error);
-        CHECK(id == order[i], "request %u was %u instead of %u", i, id, order[i]);
+        CHECK(take_one(left, 3, id), "request %u was %u, which is none of those that are left", i, id);
     }
     CHECK(scratch[32] == S_OK, "status %u", scratch[32]);
     CHECK(region->used_idx == 10 && region->desc[5].inflight == 0 && region->desc[9].inflight == 0, "still in flight");
@@ -373,6 +387,7 @@ static bool what_a_crash_left_is_done_again_packed(struct test *test)
     struct packed_region *region;
     struct buffer buffer;
     uint8_t *scratch;
+    uint32_t left[] = { 21, 20 };
     uint32_t id, len;
 
     if (!prepare(test, &fe, USUAL | FE_F_PACKED))
@@ -413,8 +428,8 @@ static bool what_a_crash_left_is_done_again_packed(struct test *test)
     q->next = 10;
     CHECK(set_buffer(&fe, &buffer) && fe_send_queue(&fe, 0, 0x80048004u), "%s", fe.error);
     fe_kick(&fe, 0);
-    CHECK(fe_wait(&fe, 0, &id, &len) && id == 21, "the first: id %u, %s", id, fe.error);
-    CHECK(fe_wait(&fe, 0, &id, &len) && id == 20, "the second: id %u, %s", id, fe.error);
+    CHECK(fe_wait(&fe, 0, &id, &len) && take_one(left, 2, id), "the first: %s", fe.error);
+    CHECK(fe_wait(&fe, 0, &id, &len) && take_one(left, 2, id), "the second: %s", fe.error);
     CHECK(scratch[32] == S_OK && scratch[8192 + 32] == S_OK, "status");
     CHECK(fe_request(&fe, 0, scratch, T_IN, 0, scratch + 4096, 512, NULL) == S_OK, "and on: %s", fe.error);
     free_buffer(&buffer);

@@ -201,6 +201,8 @@ def test_the_worker_holds_what_the_design_allows(server, disk, build):
                 found[kind] = found.get(kind, 0) + 1
         return found
 
+    # The listening socket comes with the first message, a moment after the worker is ready.
+    process.wait_for(lambda: kinds().get("socket", 0) >= 2, "the worker to have its listening socket")
     idle = kinds()
     # Control socket and listening socket; the status pipe; the image; the null device; loops, ring.
     assert idle.pop("socket") == 2 and idle.pop("pipe") == 1 and idle.pop(str(disk)) == 1, idle

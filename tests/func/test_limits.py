@@ -23,12 +23,13 @@ def serve(server, path, **members):
     server.export("disk")
 
 
-def admitted(server):
-    """A client in transmission, or None if the server closed the connection."""
+def admitted(server, transmission=True):
+    """A client in transmission, or in the handshake, or None if the server closed the connection."""
     client = NbdRaw.unix(server.nbd_path)
     try:
         client.hello()
-        client.go("disk")
+        if transmission:
+            client.go("disk")
         return client
     except (Closed, BrokenPipeError, ConnectionResetError):
         client.close()
@@ -65,11 +66,7 @@ def test_slots_come_back_when_a_worker_or_negotiator_is_killed(server, path):
     server.deaths_expected = True
     serve(server, path, **{"max-connections": 2})
     for role in ("nbd-negotiator", "nbd-export"):
-        clients = [NbdRaw.unix(server.nbd_path) for _ in range(2)]
-        for client in clients:
-            client.hello()
-            if role == "nbd-export":
-                client.go("disk")
+        clients = [wait_for(lambda: admitted(server, transmission=role == "nbd-export"), "a slot") for _ in range(2)]
         for worker in server.workers(role=role):
             os.kill(worker["pid"], 9)
         for client in clients:

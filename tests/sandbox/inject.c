@@ -29,6 +29,7 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ARGUMENTS_MAX  6
@@ -36,6 +37,7 @@
 #define BELOW_STACK    4096 /* below what the thread uses, red zone included */
 #define SYSCALL_STOP   (SIGTRAP | 0x80)
 #define SYSCALL_OPCODE 0x050f
+#define ATTEMPTS_MAX   1000 /* 5 ms apart */
 
 #ifdef __x86_64__
 
@@ -135,25 +137,33 @@ static int wait_stop(pid_t tid)
     return status;
 }
 
-/* The address of the syscall instruction that the thread is in. */
-static unsigned long long syscall_address(pid_t tid, const struct user_regs_struct *regs)
+/* Whether the thread stands just behind a syscall instruction. */
+static bool is_in_syscall(pid_t tid, const struct user_regs_struct *regs)
 {
-    long word = ptrace(PTRACE_PEEKTEXT, tid, regs->rip - 2, NULL);
-
-    if ((word & 0xffff) != SYSCALL_OPCODE) {
-        fprintf(stderr, "inject: thread %d sleeps in no system call\n", (int)tid);
-        exit(1);
-    }
-    return regs->rip - 2;
+    return (ptrace(PTRACE_PEEKTEXT, tid, regs->rip - 2, NULL) & 0xffff) == SYSCALL_OPCODE;
 }
 
+/* A thread that is caught at work between two calls, as on a busy machine, is let run to the next one. */
 static void stop_in_syscall(pid_t tid, struct user_regs_struct *ret_regs)
 {
-    if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0)
-        die("ptrace");
-    wait_stop(tid);
-    if (ptrace(PTRACE_GETREGS, tid, NULL, ret_regs) < 0)
-        die("PTRACE_GETREGS");
+    const struct timespec pause = { .tv_nsec = 5 * 1000 * 1000 };
+
+    if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD) < 0)
+        die("PTRACE_SEIZE");
+    for (unsigned i = 0; i < ATTEMPTS_MAX; i++) {
+        if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0)
+            die("PTRACE_INTERRUPT");
+        wait_stop(tid);
+        if (ptrace(PTRACE_GETREGS, tid, NULL, ret_regs) < 0)
+            die("PTRACE_GETREGS");
+        if (is_in_syscall(tid, ret_regs))
+            return;
+        if (ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
+            die("PTRACE_CONT");
+        nanosleep(&pause, NULL);
+    }
+    fprintf(stderr, "inject: thread %d sleeps in no system call\n", (int)tid);
+    exit(1);
 }
 
 static void write_memory(pid_t tid, unsigned long long address, const void *bytes, size_t len_bytes)
@@ -170,7 +180,7 @@ static long long execute(pid_t tid, const struct user_regs_struct *at_stop, cons
 {
     struct user_regs_struct regs = *at_stop;
 
-    regs.rip = syscall_address(tid, at_stop);
+    regs.rip = at_stop->rip - 2; /* the syscall instruction */
     regs.rax = (unsigned long long)call->nr;
     regs.orig_rax = (unsigned long long)-1; /* nothing to restart */
     regs.rdi = call->arguments[0];

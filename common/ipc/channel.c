@@ -128,8 +128,8 @@ int channel_receive(int sock, struct channel_message *ret, struct error *err)
         n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     while (n < 0 && errno == EINTR);
     if (n < 0)
-        return errno == EAGAIN ? -EAGAIN : error_set(err, -errno, "cannot read the control socket: %s",
-                                                     strerror(errno));
+        return errno == EAGAIN ? -EAGAIN
+                               : error_set(err, -errno, "cannot read the control socket: %s", strerror(errno));
     fd_total = collect_fds(&msg, ret);
     if (n == 0 && fd_total == 0)
         return 0;

@@ -21,6 +21,7 @@
 #include "common/base/util.h"
 #include "common/sandbox/role.h"
 
+/* clang-format off */
 #define CALL(call)                     { .name = #call }
 #define CALL_EQ(call, argument, value) { #call, argument, SCMP_CMP_EQ, value, 0, 0, 0 }
 #define CALL_SELF(call, argument)      { #call, argument, SANDBOX_EQ_SELF, 0, 0, 0, 0 }
@@ -99,7 +100,8 @@ static const struct sandbox_call spawn_calls[] = {
     CALL_EQ(execveat, 4, AT_EMPTY_PATH),
     CALL(waitid), CALL(wait4), CALL(pidfd_send_signal), CALL(pidfd_open),
 };
-SET(spawn, SANDBOX_ALLOW, "start workers from binaries opened at start (execve by path is missing), supervise by pidfd");
+SET(spawn, SANDBOX_ALLOW,
+    "start workers from binaries opened at start (execve by path is missing), supervise by pidfd");
 
 static const struct sandbox_call confine_calls[] = {
     CALL(arch_prctl), CALL(set_tid_address), CALL(mount), CALL(umount2), CALL(pivot_root), CALL(capset),
@@ -115,14 +117,16 @@ static const struct sandbox_call confine_calls[] = {
     CALL_EQ(prctl, 0, PR_SET_SECUREBITS), CALL_EQ(prctl, 0, PR_GET_SECUREBITS), CALL_EQ(prctl, 0, PR_CAP_AMBIENT),
     CALL_EQ(prctl, 0, PR_SET_VMA),
 };
-SET(confine, SANDBOX_ALLOW, "what a worker does between exec and its own lock-down; every one of them only takes rights");
+SET(confine, SANDBOX_ALLOW,
+    "what a worker does between exec and its own lock-down; every one of them only takes rights");
 
 #ifdef WITH_SANITIZERS
 static const struct sandbox_call sanitizer_calls[] = {
     CALL(execve), CALL(kill), CALL_EQ(personality, 0, 0xffffffff), CALL_EQ(prctl, 0, PR_SET_PTRACER),
     CALL_EQ(prctl, 0, PR_GET_KEEPCAPS), CALL(ptrace), CALL(process_vm_readv), CALL(getdents),
 };
-SET(sanitizer, SANDBOX_ALLOW, "the run-time of sanitizers at exit looks for leaks by tracing itself; only in builds for tests");
+SET(sanitizer, SANDBOX_ALLOW,
+    "the run-time of sanitizers at exit looks for leaks by tracing itself; only in builds for tests");
 #endif
 
 static const struct sandbox_call attack_calls[] = {
@@ -203,6 +207,7 @@ static const struct sandbox_rlimit monitor_rlimits[] = {
     { RLIMIT_CORE, 0, false, false },
 };
 
+/* clang-format on */
 const struct sandbox_role sandbox_role_monitor = {
     .name = "monitor",
     .program = NULL,

@@ -21,6 +21,7 @@
 
 #include "common/base/util.h"
 
+/* clang-format off */
 #define CALL(call)                             { .name = #call }
 #define CALL_EQ(call, argument, value)         { #call, argument, SCMP_CMP_EQ, value, 0, 0, 0 }
 #define CALL_NE(call, argument, value)         { #call, argument, SCMP_CMP_NE, value, 0, 0, 0 }
@@ -80,43 +81,39 @@ static const struct sandbox_call control_calls[] = {
 SET(control, SANDBOX_ALLOW,
     "control messages with descriptors come in; sendmsg is missing: a worker cannot pass a descriptor on, to nobody");
 
-static const struct sandbox_call client_calls[] = {
+static const struct sandbox_call stream_calls[] = {
     CALL(recvfrom),
     CALL_EQ(sendto, 4, 0), /* no address: no datagram to somebody else */
-    CALL(writev),
-    CALL(readv),
     CALL(shutdown),
+};
+SET(stream, SANDBOX_ALLOW, "bytes of a peer's connected stream socket");
+
+static const struct sandbox_call client_calls[] = {
+    CALL(readv),
+    CALL(writev),
+    CALL(sendfile),
+    CALL_EQ_BOTH(setsockopt, 1, IPPROTO_TCP, 2, TCP_NODELAY), /* no other one: some bring whole protocols with them */
     CALL_EQ(fcntl, 1, F_GETFL),
 };
-SET(client, SANDBOX_ALLOW, "bytes of a client's connected stream socket");
-
-static const struct sandbox_call tcp_calls[] = {
-    CALL_EQ_BOTH(setsockopt, 1, IPPROTO_TCP, 2, TCP_NODELAY),
-};
-SET(tcp, SANDBOX_ALLOW, "TCP_NODELAY, which NBD asks for; no other option: some bring whole protocols with them");
+SET(client, SANDBOX_ALLOW, "NBD requests and replies in batches; what the page cache holds goes out without a copy");
 
 static const struct sandbox_call directory_calls[] = {
     CALL_EQ(fcntl, 1, F_GET_SEALS),
     CALL(fstat),
     CALL_EQ(newfstatat, 3, AT_EMPTY_PATH), /* fstat() of the C library */
 };
-SET(directory, SANDBOX_ALLOW, "the export directory comes as a memfd; its size and seals are checked before it is mapped");
+SET(directory, SANDBOX_ALLOW, "the export directory is a memfd; its size and seals are checked before it is mapped");
 
 static const struct sandbox_call image_calls[] = {
     CALL(preadv2),
     CALL(pwritev2),
     CALL(io_uring_enter),
-    CALL(preadv),
-    CALL(pwritev),
     CALL(pread64),
     CALL(pwrite64),
-    CALL(sendfile),
     CALL(fdatasync),
-    CALL(fsync),
     CALL(fallocate),
     CALL(lseek),
     CALL(fadvise64),
-    CALL(sync_file_range),
     CALL(fstat),
     CALL_EQ(newfstatat, 3, AT_EMPTY_PATH),
     CALL_EQ(statx, 2, AT_EMPTY_PATH), /* the alignment that O_DIRECT wants */
@@ -216,6 +213,7 @@ static const struct sandbox_call vhost_calls[] = {
     CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL),
     CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING),
     CALL_EQ(fcntl, 1, F_ADD_SEALS),
+    CALL_EQ(fcntl, 1, F_GETFL),
 };
 SET(vhost, SANDBOX_ALLOW,
     "front-ends are accepted on the listening socket; the inflight buffer is made, sealed, and its descriptor sent to "
@@ -229,33 +227,30 @@ static const struct sandbox_call fuse_calls[] = {
     CALL_EQ(fcntl, 1, F_SETPIPE_SZ),
 };
 SET(fuse, SANDBOX_ALLOW,
-    "requests of /dev/fuse are read, answers written, large ones by way of a pipe; the file that clients see can be resized");
+    "requests of /dev/fuse are read, answers written, large ones by way of a pipe; what clients see can be resized");
 
 static const struct sandbox_call signer_calls[] = {
-    CALL(recvfrom),
-    CALL_EQ(sendto, 4, 0),
     CALL(pread64),
 };
-SET(signer, SANDBOX_ALLOW,
-    "requests of negotiators are received and answered on their sockets; the file with the keys is read, once");
+SET(signer, SANDBOX_ALLOW, "the file with the keys is read, once; negotiators are answered on stream sockets");
 
 static const struct sandbox_call_set *const signer_sets[] = {
-    &set_loop,    &set_signer,  &set_memory,    &set_process,   &set_time,
+    &set_loop,    &set_stream,  &set_signer,    &set_memory,    &set_process,         &set_time,
     &set_control, &set_observe, &set_directory, SET_UNEXPECTED, &set_unexpected_send, NULL,
 };
 
 static const struct sandbox_call_set *const negotiator_sets[] = {
-    &set_loop,   &set_client,  &set_memory,    &set_process,   &set_time,
-    &set_control, &set_observe, &set_directory, SET_UNEXPECTED, &set_unexpected_send, NULL,
+    &set_loop,    &set_stream,    &set_memory,    &set_process,         &set_time, &set_control,
+    &set_observe, &set_directory, SET_UNEXPECTED, &set_unexpected_send, NULL,
 };
 
 static const struct sandbox_call_set *const export_sets[] = {
-    &set_loop, &set_client,  &set_tcp,     &set_image,     &set_memory,          &set_process,
+    &set_loop, &set_stream,  &set_client,  &set_image,     &set_memory,          &set_process,
     &set_time, &set_control, &set_observe, SET_UNEXPECTED, &set_unexpected_send, NULL,
 };
 
 static const struct sandbox_call_set *const vhost_sets[] = {
-    &set_loop,    &set_client,  &set_image, &set_memory,    &set_process, &set_time,
+    &set_loop,    &set_stream,  &set_image, &set_memory,    &set_process, &set_time,
     &set_control, &set_observe, &set_vhost, SET_UNEXPECTED, NULL,
 };
 
@@ -287,6 +282,7 @@ static const struct sandbox_rlimit signer_rlimits[] = {
 
 #define WORKER_REQUIRED (IPC_LAYER_NO_NEW_PRIVS | IPC_LAYER_SECCOMP)
 
+/* clang-format on */
 static const struct sandbox_role role_nbd_negotiator = {
     .name = "nbd-negotiator",
     .program = "bulkhead-nbd-negotiate",

@@ -29,7 +29,7 @@ struct sandbox_call {
     unsigned arg; /* condition: argument number */
     int op;       /* enum scmp_compare or SANDBOX_EQ_SELF; 0: no condition */
     uint64_t value_a;
-    uint64_t value_b; /* SCMP_CMP_MASKED_EQ: the value, value_a being the mask */
+    uint64_t value_b;  /* SCMP_CMP_MASKED_EQ: the value, value_a being the mask */
     unsigned also_arg; /* a second condition: this argument (never the first) equals also_value; 0: there is none */
     uint64_t also_value;
 };

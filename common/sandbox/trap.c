@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Last words. A trapped system call, an abort() and a crash leave a record on the status pipe, so that the log can say
- * what happened; then the process dies. Everything here is async-signal-safe, and nothing here protects anything: the call
- * has been refused already, and a process that has been taken over can write any record without it.
+ * what happened; then the process dies. Everything here is async-signal-safe, and nothing here protects anything: the
+ * call has been refused already, and a process that has been taken over can write any record without it.
  */
 #include <errno.h>
 #include <sched.h>
@@ -52,7 +52,8 @@ static void trapped(int signal, siginfo_t *info, void *context)
  */
 static void aborted(int signal, siginfo_t *info, void *context)
 {
-    static const char text[] = "abort() was called: a failed assertion, or the C library found the heap or stack damaged";
+    static const char text[] =
+        "abort() was called: a failed assertion, or the C library found the heap or stack damaged";
     struct ipc_status status;
 
     memset(&status, 0, sizeof(status));
@@ -64,7 +65,7 @@ static void aborted(int signal, siginfo_t *info, void *context)
     _exit(128 + SIGABRT);
 }
 
-#ifndef WITH_SANITIZERS /* whose run-time has handlers, and more to say */
+#ifndef WITH_SANITIZERS                 /* whose run-time has handlers, and more to say */
 extern const char __executable_start[]; /* by the linker */
 
 static char *append_hex(char *to, uintptr_t value)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What all workers share: main() of a worker binary is worker_main(argc, argv, &class). It receives BOOT, makes threads,
- * loops and the engine, locks down, opens the node tree, reports READY, then dispatches control messages by the table
- * until DRAIN, end of file or a protocol error.
+ * What all workers share: main() of a worker binary is worker_main(argc, argv, &class). It receives BOOT, makes
+ * threads, loops and the engine, locks down, opens the node tree, reports READY, then dispatches control messages by
+ * the table until DRAIN, end of file or a protocol error.
  *
  * The main thread runs loops[0], the control loop; export roles have boot.io_threads more loops, each with its thread
  * and io_queue. All callbacks of the class run on the control thread.

@@ -30,8 +30,9 @@ static void tell_signal(const struct worker_handle *worker, int number, char *te
         snprintf(text, size_bytes, "its sandbox killed it: it made the system call %s, which its role does not have",
                  name);
     } else {
-        snprintf(text, size_bytes, "its sandbox killed it: it made a system call that its role does not have (the "
-                                   "kernel's audit log tells which)");
+        snprintf(text, size_bytes,
+                 "its sandbox killed it: it made a system call that its role does not have (the "
+                 "kernel's audit log tells which)");
     }
 }
 

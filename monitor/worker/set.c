@@ -21,8 +21,8 @@
 #include "common/sandbox/sandbox.h"
 #include "monitor/worker/worker-private.h"
 
-#define START_MAX_MS     60000 /* from spawn to READY; slow storage is opened meanwhile */
-#define REAP_MAX_MS      5000  /* a process that SIGKILL does not end is stuck in the kernel */
+#define START_MAX_MS 60000 /* from spawn to READY; slow storage is opened meanwhile */
+#define REAP_MAX_MS  5000  /* a process that SIGKILL does not end is stuck in the kernel */
 
 /* ---- The set ---- */
 
@@ -277,8 +277,8 @@ static int find_role(const struct worker_set *set, uint32_t ipc_role)
     return -1;
 }
 
-int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds, const struct worker_ops *ops,
-                 void *opaque, struct worker_handle **ret_worker, struct error *err)
+int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds,
+                 const struct worker_ops *ops, void *opaque, struct worker_handle **ret_worker, struct error *err)
 {
     int index = find_role(set, boot->role);
     struct worker_handle *worker;

@@ -208,7 +208,7 @@ int spawn_process(const struct spawn_request *request, pid_t *ret_pid, int *ret_
 
 #ifdef WITH_DEVELOPER_AIDS
     char script[512];
-    char *aid_argv[] = { (char *)(uintptr_t)"sh", (char *)(uintptr_t)"-c", script,
+    char *aid_argv[] = { (char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c", script,
                          (char *)(uintptr_t)request->binary->path, NULL };
 
     if (aid_of(request->role) != NULL) {

@@ -19,11 +19,11 @@ struct spawn_binary {
 struct spawn_request {
     const struct sandbox_role *role;
     const struct spawn_binary *binary;
-    uint32_t namespaces;  /* IPC_LAYER_*_NS to make */
-    int null_fd;          /* becomes 0, 1, 2 */
-    int control_fd;       /* the worker's end; becomes 3 */
-    int status_fd;        /* the worker's end; becomes 4 */
-    const char *title;    /* second word of its command line, for ps; may be NULL */
+    uint32_t namespaces; /* IPC_LAYER_*_NS to make */
+    int null_fd;         /* becomes 0, 1, 2 */
+    int control_fd;      /* the worker's end; becomes 3 */
+    int status_fd;       /* the worker's end; becomes 4 */
+    const char *title;   /* second word of its command line, for ps; may be NULL */
 };
 
 /*

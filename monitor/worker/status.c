@@ -126,13 +126,19 @@ static const struct {
     enum ipc_status_type type;
     int (*handle)(struct worker_handle *worker, struct ipc_status *status);
 } handlers[] = {
-    { IPC_STATUS_READY, handle_ready },           { IPC_STATUS_FAILED, handle_failed },
-    { IPC_STATUS_LOG, handle_log },               { IPC_STATUS_BLOCKED, handle_blocked },
-    { IPC_STATUS_NEGOTIATED, handle_by_owner },   { IPC_STATUS_CLIENT_GONE, handle_client_gone },
-    { IPC_STATUS_IO_ERROR, handle_by_owner },     { IPC_STATUS_FUSE_SERVING, handle_by_owner },
-    { IPC_STATUS_FUSE_RESIZE, handle_by_owner },  { IPC_STATUS_FUSE_RESIZED, handle_by_owner },
+    { IPC_STATUS_READY, handle_ready },
+    { IPC_STATUS_FAILED, handle_failed },
+    { IPC_STATUS_LOG, handle_log },
+    { IPC_STATUS_BLOCKED, handle_blocked },
+    { IPC_STATUS_NEGOTIATED, handle_by_owner },
+    { IPC_STATUS_CLIENT_GONE, handle_client_gone },
+    { IPC_STATUS_IO_ERROR, handle_by_owner },
+    { IPC_STATUS_FUSE_SERVING, handle_by_owner },
+    { IPC_STATUS_FUSE_RESIZE, handle_by_owner },
+    { IPC_STATUS_FUSE_RESIZED, handle_by_owner },
     { IPC_STATUS_FUSE_GONE, handle_by_owner },
-    { IPC_STATUS_TLS_PEER, handle_tls_peer },     { IPC_STATUS_SIGNER_LOADED, handle_signer_loaded },
+    { IPC_STATUS_TLS_PEER, handle_tls_peer },
+    { IPC_STATUS_SIGNER_LOADED, handle_signer_loaded },
 };
 
 /* ---- The walk ---- */

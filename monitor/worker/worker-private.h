@@ -15,7 +15,7 @@ struct event;
 
 struct worker_set {
     struct event_base *base;
-    const struct sandbox_role *const *roles; /* NULL-terminated */
+    const struct sandbox_role *const *roles;        /* NULL-terminated */
     struct spawn_binary binaries[WORKER_ROLES_MAX]; /* of roles[i] */
     uint32_t host_layers;                           /* layers that this host offers */
     uint64_t spawner_ns[IPC_NAMESPACES];
@@ -45,11 +45,11 @@ struct worker_handle {
     uint32_t seen_types; /* of ipc_status_check() */
     struct ipc_status_ready ready;
     bool is_ready;
-    bool failed_told;  /* the owner has heard that it could not start */
-    bool killed;       /* SIGKILL has been sent */
-    bool asked_to_go;  /* worker_drain() or worker_kill() */
-    char reason[160];  /* why the monitor ended it; "" if it did not */
-    int blocked_nr;    /* -1: none */
+    bool failed_told; /* the owner has heard that it could not start */
+    bool killed;      /* SIGKILL has been sent */
+    bool asked_to_go; /* worker_drain() or worker_kill() */
+    char reason[160]; /* why the monitor ended it; "" if it did not */
+    int blocked_nr;   /* -1: none */
     uint32_t blocked_arch;
 
     /* Log lines: so many per window, the rest is counted. */

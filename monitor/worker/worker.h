@@ -22,12 +22,12 @@ struct worker_handle;
 
 /* Why a worker is gone. */
 struct worker_exit {
-    bool expected;   /* after worker_drain() or worker_kill() */
-    int exit_status; /* -1 if killed by a signal */
-    int signal;      /* 0 if it exited */
-    int blocked_nr;  /* the blocked system call that it reported, -1: none */
+    bool expected;         /* after worker_drain() or worker_kill() */
+    int exit_status;       /* -1 if killed by a signal */
+    int signal;            /* 0 if it exited */
+    int blocked_nr;        /* the blocked system call that it reported, -1: none */
     char blocked_call[64]; /* its name, "" if none */
-    char text[256];  /* a sentence: "it was killed by signal 11 (Segmentation fault)", "the monitor ended it: ..." */
+    char text[256]; /* a sentence: "it was killed by signal 11 (Segmentation fault)", "the monitor ended it: ..." */
 };
 
 /* How an owner hears of its worker; all run from the loop, never from within worker_spawn() or worker_send(). */
@@ -58,13 +58,14 @@ void worker_set_free(struct worker_set *set); /* kills and reaps whatever is lef
  * Start a worker of boot->role. boot's header, role-independent fields and layers are filled in here; the caller sets
  * role, export and node fields. fds are the image descriptors, borrowed (duplicates travel). 0 or -errno.
  */
-int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds, const struct worker_ops *ops,
-                 void *opaque, struct worker_handle **ret_worker, struct error *err);
+int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds,
+                 const struct worker_ops *ops, void *opaque, struct worker_handle **ret_worker, struct error *err);
 
 /*
  * Send a message with borrowed descriptors. Never blocks: a worker whose socket is full is not listening and gets
  * killed (-EAGAIN). message starts with a struct ipc_header, which is filled in here. 0, -EINVAL when the message does
- * not fit the catalogue or the worker's state, -EPIPE when it has just died (gone() follows), other -errno of sendmsg().
+ * not fit the catalogue or the worker's state, -EPIPE when it has just died (gone() follows), other -errno of
+ * sendmsg().
  */
 int worker_send(struct worker_handle *worker, enum ipc_type type, void *message, size_t len_bytes, const int *fds,
                 unsigned fd_count);

@@ -134,7 +134,8 @@ static void flood_with_io_errors(void)
             sched_yield();
 }
 
-/* Everything of the C library that is used after lock-down, from an I/O thread, in sizes that make it ask the kernel. */
+/* Everything of the C library that is used after lock-down, from an I/O thread, in sizes that make it ask the kernel.
+ */
 static void use_libc(struct io_task *task)
 {
     struct stub *stub = container_of(task, struct stub, task);

@@ -15,8 +15,7 @@
 #include "common/ipc/channel.h"
 #include "common/ipc/worker-page.h"
 
-#define ALL_STATES                                                                                                     \
-    (IPC_STATE_BIT(WORKER_CREATING) | IPC_STATE_BIT(WORKER_RUNNING) | IPC_STATE_BIT(WORKER_DRAINING))
+#define ALL_STATES (IPC_STATE_BIT(WORKER_CREATING) | IPC_STATE_BIT(WORKER_RUNNING) | IPC_STATE_BIT(WORKER_DRAINING))
 
 /* ---- Lint ---- */
 
@@ -98,7 +97,9 @@ static void test_docs_have_every_row(void **state)
 static struct ipc_client good_client(void)
 {
     struct ipc_client client = {
-        .negotiated = { .client_id = 1, .export_serial = 2, .flags = IPC_NBD_STRUCTURED_REPLY,
+        .negotiated = { .client_id = 1,
+                        .export_serial = 2,
+                        .flags = IPC_NBD_STRUCTURED_REPLY,
                         .contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION },
     };
 
@@ -167,9 +168,9 @@ static void test_errors_message_descriptors(void **state)
 
     for (unsigned count = 0; count < 4; count++) {
         client.header.fd_count = (uint16_t)count;
-        assert_int_equal(ipc_message_check(&client, sizeof(client), count, WORKER_RUNNING, IPC_ROLE_NBD_EXPORT, NULL,
-                                           NULL),
-                         count == 1 ? 0 : -EPROTO);
+        assert_int_equal(
+            ipc_message_check(&client, sizeof(client), count, WORKER_RUNNING, IPC_ROLE_NBD_EXPORT, NULL, NULL),
+            count == 1 ? 0 : -EPROTO);
     }
 }
 
@@ -226,13 +227,12 @@ static void test_errors_negotiate_reserved_field(void **state)
     struct ipc_negotiate negotiate = { .reserved = 1 };
 
     channel_fill_header(&negotiate.header, IPC_NEGOTIATE, sizeof(negotiate), 2);
-    assert_int_equal(ipc_message_check(&negotiate, sizeof(negotiate), 2, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR, NULL,
-                                       NULL),
-                     -EPROTO);
+    assert_int_equal(
+        ipc_message_check(&negotiate, sizeof(negotiate), 2, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR, NULL, NULL),
+        -EPROTO);
     negotiate.reserved = 0;
-    assert_int_equal(ipc_message_check(&negotiate, sizeof(negotiate), 2, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR, NULL,
-                                       NULL),
-                     0);
+    assert_int_equal(
+        ipc_message_check(&negotiate, sizeof(negotiate), 2, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR, NULL, NULL), 0);
 }
 
 static void test_errors_messages_of_tls(void **state)
@@ -244,18 +244,22 @@ static void test_errors_messages_of_tls(void **state)
     channel_fill_header(&permit.header, IPC_TLS_PERMIT, sizeof(permit), 0);
     channel_fill_header(&relay.header, IPC_TLS_RELAY, sizeof(relay), 1);
     channel_fill_header(&load.header, IPC_SIGNER_LOAD, sizeof(load), 2);
-    assert_int_equal(ipc_message_check(&permit, sizeof(permit), 0, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL), 0);
+    assert_int_equal(
+        ipc_message_check(&permit, sizeof(permit), 0, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL), 0);
     assert_int_equal(ipc_message_check(&permit, sizeof(permit), 0, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR, NULL, NULL),
                      -EPROTO);
-    assert_int_equal(ipc_message_check(&relay, sizeof(relay), 1, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL), 0);
+    assert_int_equal(
+        ipc_message_check(&relay, sizeof(relay), 1, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL), 0);
     assert_int_equal(ipc_message_check(&load, sizeof(load), 2, WORKER_RUNNING, IPC_ROLE_TLS_SIGNER, NULL, NULL), 0);
     assert_int_equal(ipc_message_check(&load, sizeof(load), 2, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL),
                      -EPROTO); /* no key ever goes there */
     permit.client_id = 0;
-    assert_int_equal(ipc_message_check(&permit, sizeof(permit), 0, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL),
-                     -EPROTO);
+    assert_int_equal(
+        ipc_message_check(&permit, sizeof(permit), 0, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR_TLS, NULL, NULL),
+        -EPROTO);
     load.password_len_bytes++;
-    assert_int_equal(ipc_message_check(&load, sizeof(load), 2, WORKER_RUNNING, IPC_ROLE_TLS_SIGNER, NULL, NULL), -EPROTO);
+    assert_int_equal(ipc_message_check(&load, sizeof(load), 2, WORKER_RUNNING, IPC_ROLE_TLS_SIGNER, NULL, NULL),
+                     -EPROTO);
 }
 
 /* ---- Status records ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What a worker does without when the host does not offer it, and what it does not do without. Each test is a process in
- * a user namespace of its own, whose limits and system calls it may spoil without anybody else noticing.
+ * What a worker does without when the host does not offer it, and what it does not do without. Each test is a process
+ * in a user namespace of its own, whose limits and system calls it may spoil without anybody else noticing.
  */
 #include "tests/unit/unit.h"
 

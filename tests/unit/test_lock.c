@@ -24,8 +24,8 @@ static void become_nobody(void)
 {
     const unsigned nobody = 65534;
 
-    if (geteuid() == 0 && (setgroups(0, NULL) < 0 || setresgid(nobody, nobody, nobody) < 0 ||
-                           setresuid(nobody, nobody, nobody) < 0))
+    if (geteuid() == 0 &&
+        (setgroups(0, NULL) < 0 || setresgid(nobody, nobody, nobody) < 0 || setresuid(nobody, nobody, nobody) < 0))
         _exit(98);
 }
 

@@ -133,6 +133,8 @@ const struct ipc_message_rule ipc_message_rules[] = {
       check_fuse_resize, "whether the worker may do what it asked for by FUSE_RESIZE" },
     { "NODE_RESIZED", IPC_NODE_RESIZED, sizeof(struct ipc_node_resized), 0, 0,                  RUNNING,      ALL_EXPORTS,
       NULL,            "the image has been resized: look at its size again" },
+    { "NBD_SHUT_DOWN", IPC_NBD_SHUT_DOWN, sizeof(struct ipc_nbd_shut_down), 0, 0,             RUNNING,            NBD_EXPORT,
+      NULL,            "answer what clients ask from now on with NBD_ESHUTDOWN" },
     { "NEGOTIATE_TLS", IPC_NEGOTIATE_TLS, sizeof(struct ipc_negotiate), 4, 4,                 RUNNING,            TLS,
       check_negotiate, "a new client, unread; descriptors: client socket, export directory, credentials, signer" },
     { "TLS_PERMIT", IPC_TLS_PERMIT, sizeof(struct ipc_tls_permit), 0, 0,                      RUNNING,            TLS,

@@ -62,6 +62,7 @@ enum ipc_type {
     IPC_TLS_PERMIT,    /* tls negotiator: the client that TLS_PEER told of is let in */
     IPC_TLS_RELAY,     /* tls negotiator: NEGOTIATED was accepted. Descriptors: a stream to the export's worker */
     IPC_SIGNER_LOAD,   /* signer: what it signs with. Descriptors: credentials, then the file with the keys, if any */
+    IPC_NBD_SHUT_DOWN, /* nbd export: answer what clients ask from now on with NBD_ESHUTDOWN */
     IPC_SIGNER_CLIENT, /* signer: one handshake. Descriptors: the signer's end of a SOCK_SEQPACKET pair */
 };
 
@@ -227,6 +228,11 @@ struct ipc_fuse_resize {
     uint64_t serial; /* of the record that asked */
     int32_t code;    /* 0: resize now, then tell by FUSE_RESIZED; -errno: it may not be */
     uint32_t reserved;
+};
+
+/* NBD_SHUT_DOWN: until the last client has left, or DRAIN comes. */
+struct ipc_nbd_shut_down {
+    struct ipc_header header;
 };
 
 /* NODE_RESIZED: somebody resized the image of the node, which the worker then looks at itself. */

@@ -9,7 +9,8 @@ _bulkhead_words()
         echo 'file, host_device, raw, null-co, blkdebug, node-name= filename= read-only= auto-read-only= discard=
             cache.direct= cache.no-flush= aio= locking= file= offset= size= latency-ns= read-zeroes= image='
         ;;
-    --nbd-server) echo 'addr.type= addr.path= addr.host= addr.port= addr.str= tls-creds= tls-authz= max-connections=' ;;
+    --nbd-server) echo 'addr.type= addr.path= addr.host= addr.port= addr.str= tls-creds= tls-authz= max-connections=
+            handshake-max-seconds=' ;;
     --export) echo 'nbd, vhost-user-blk, fuse, id= node-name= name= description= writable= writethrough= addr.type= addr.path=
             addr.str= num-queues= logical-block-size= mountpoint= growable= allow-other=' ;;
     --chardev) echo 'socket, stdio, id= path= host= port= fd= server= wait=' ;;

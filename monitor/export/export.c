@@ -180,6 +180,7 @@ static void answer(struct qmp_reply **reply, const struct error *err)
 /* Nothing of it is left afterwards. */
 static void export_free(struct export *export)
 {
+    export->state = EXPORT_DRAINING; /* a last client that leaves has nothing to end any more */
     close_once(export);
     export->type->free(export);
     if (export->node != NULL)
@@ -275,6 +276,12 @@ void export_drain(struct export *export)
     close_once(export);
     if (!is_closing(export))
         worker_drain(export->worker, EXPORT_DRAIN_MS);
+}
+
+void export_client_left(struct export *export)
+{
+    if (export->hidden && export->type->clients(export) == 0)
+        export_drain(export);
 }
 
 /* Whether the trees of two nodes end in one image, whatever lies between. */
@@ -510,51 +517,79 @@ static int check_del(const struct export *export, const char *id, enum block_exp
 {
     if (export == NULL)
         return error_set(err, -ENOENT, "there is no export with the id '%.100s'", id);
-    if (export->state == EXPORT_DRAINING || (export->del_reply != NULL && mode == BLOCK_EXPORT_REMOVE_SAFE))
+    if (export->state == EXPORT_DRAINING || (export->del_reply != NULL && mode != BLOCK_EXPORT_REMOVE_HARD))
         return error_set(err, -EBUSY, "export '%s' is already shutting down", id);
+    if ((mode == BLOCK_EXPORT_REMOVE_HIDE || mode == BLOCK_EXPORT_REMOVE_SOFT) && export->type->hide == NULL)
+        return error_set(err, -ENOTSUP, "export '%s' is of a type that knows no mode but 'safe' and 'hard'", id);
     if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->remove_safely == NULL && export->type->clients(export) > 0)
         return error_set(err, -EBUSY, "export '%s' is still in use, clients are connected: %u (mode 'hard' drops them)",
                          id, export->type->clients(export));
     return 0;
 }
 
-static void settle(struct export *export);
+/* New clients do not find it any more; it ends with the last one that is there, or now. */
+static void hide(struct export *export)
+{
+    close_once(export);
+    if (export->type->clients(export) == 0) {
+        export_drain(export);
+        return;
+    }
+    export->hidden = true;
+    export->type->hide(export, export->del_mode == BLOCK_EXPORT_REMOVE_SOFT);
+    answer(&export->del_reply, NULL);
+}
+
+static void remove_unless_used(struct export *export)
+{
+    struct qmp_reply *reply = TAKE_PTR(export->del_reply);
+    struct error err = { 0 };
+
+    if (check_del(export, export->id, BLOCK_EXPORT_REMOVE_SAFE, &err) < 0) {
+        qmp_reply_error(reply, &err);
+    } else {
+        export->del_reply = reply;
+        export_drain(export);
+    }
+}
+
+/*
+ * A client that has been told that it is in may not have been heard of yet, and counts as one that is in. mode=safe is
+ * decided by the first; hide and soft wait for all, since those that are not in when it ends are turned away.
+ */
+static bool is_settled(const struct export *export)
+{
+    if (export->del_mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->clients(export) > 0)
+        return true;
+    return export->type->unsettled == NULL || !export->type->unsettled(export) || now_ns() >= export->settle_until_ns;
+}
+
+static void settle(struct export *export)
+{
+    const struct timeval tick = { .tv_usec = 2000 };
+
+    if (export->state == EXPORT_DRAINING) /* somebody else was faster; the reply comes with its end */
+        return;
+    if (!is_settled(export) && export->settle_timer != NULL && evtimer_add(export->settle_timer, &tick) == 0)
+        return;
+    if (export->del_mode == BLOCK_EXPORT_REMOVE_SAFE)
+        remove_unless_used(export);
+    else
+        hide(export);
+}
 
 static void settle_again(evutil_socket_t fd, short what, void *arg)
 {
     settle(arg);
 }
 
-/* mode=safe, and clients may be on their way to it. */
-static void settle(struct export *export)
+static void start_to_settle(struct export *export, enum block_export_remove_mode mode)
 {
-    const struct timeval tick = { .tv_usec = 2000 };
-    struct error err = { 0 };
-
-    if (export->state == EXPORT_DRAINING) /* somebody else was faster; the reply comes with its end */
-        return;
-    if (export->type->clients(export) == 0 && export->type->unsettled(export) &&
-        now_ns() < export->settle_until_ns && evtimer_add(export->settle_timer, &tick) == 0)
-        return;
-    if (export->type->clients(export) == 0) {
-        export_drain(export);
-    } else {
-        struct qmp_reply *reply = TAKE_PTR(export->del_reply);
-
-        check_del(export, export->id, BLOCK_EXPORT_REMOVE_SAFE, &err);
-        qmp_reply_error(reply, &err);
-    }
-}
-
-static void start_to_settle(struct export *export)
-{
+    export->del_mode = mode;
     if (export->settle_timer == NULL)
         export->settle_timer = evtimer_new(export->monitor->base, settle_again, export);
     export->settle_until_ns = now_ns() + EXPORT_SETTLE_MS * UINT64_C(1000000);
-    if (export->settle_timer != NULL)
-        settle(export);
-    else
-        export_drain(export);
+    settle(export);
 }
 
 void export_keep(struct export *export, const struct error *err)
@@ -587,8 +622,8 @@ void export_del(struct export_set *set, const char *id, enum block_export_remove
     export->del_reply = reply;
     if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->remove_safely != NULL)
         try_to_remove(export);
-    else if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->unsettled != NULL)
-        start_to_settle(export);
+    else if (mode != BLOCK_EXPORT_REMOVE_HARD)
+        start_to_settle(export, mode);
     else
         export_drain(export);
 }

@@ -21,7 +21,7 @@ struct graph_node;
 struct monitor;
 
 #define EXPORT_DRAIN_MS  10000 /* for requests in flight to finish; then the worker is killed */
-#define EXPORT_SETTLE_MS 250   /* for mode=safe to wait for clients that are on their way */
+#define EXPORT_SETTLE_MS 250   /* for modes safe, hide and soft to wait for clients that are on their way */
 
 /* A type of exports, one row. All run on the loop. */
 struct export_type {
@@ -44,8 +44,8 @@ struct export_type {
     /* How many clients would notice if it went away: mode=safe refuses. */
     unsigned (*clients)(const struct export *export);
     /*
-     * Whether some client may have been told already that it is connected, though it is not counted yet: mode=safe
-     * waits a moment. NULL: cannot be.
+     * Whether some client may have been told already that it is connected, though it is not counted yet: modes
+     * safe, hide and soft wait a moment. NULL: cannot be.
      */
     bool (*unsettled)(const struct export *export);
     /*
@@ -53,6 +53,11 @@ struct export_type {
      * export_keep() ends it. NULL: clients() tells.
      */
     int (*remove_safely)(struct export *export, struct error *err);
+    /*
+     * Modes hide and soft, after close(), with clients connected; soft: what they ask for from now on fails. The last
+     * one that leaves calls export_client_left(). NULL: the type does not know these modes.
+     */
+    void (*hide)(struct export *export, bool soft);
     /* No new client from now on; called once if prepare() succeeded, before free(). NULL: nothing to do. */
     void (*close)(struct export *export);
     /*
@@ -90,12 +95,14 @@ struct export {
     unsigned io_threads;
     uint64_t poll_max_ns;
     bool closed; /* type->close() has been called */
+    bool hidden; /* it ends when the last client has left */
     enum export_state state;
     struct worker_handle *worker;   /* NULL while it is made, and when it is gone */
     struct qmp_reply *add_reply;    /* owed while creating */
     struct qmp_reply *del_reply;    /* owed while draining, if a client waits for the end; or while unsettled */
     struct event *settle_timer;     /* NULL unless it was needed */
     uint64_t settle_until_ns;
+    enum block_export_remove_mode del_mode; /* while unsettled */
     struct error failure;           /* why it could not start */
     void *priv;                     /* the type's own */
 };
@@ -126,6 +133,9 @@ void export_drain(struct export *export);
 
 /* What running() put off has come to its end: the export serves (err is NULL), or could not start. */
 void export_started(struct export *export, const struct error *err);
+
+/* For types with hide(): clients() has become smaller. */
+void export_client_left(struct export *export);
 
 /* What close() began is through. The export may be gone when this returns. */
 void export_closed(struct export *export);

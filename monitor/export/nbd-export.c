@@ -142,6 +142,15 @@ static bool nbd_unsettled(const struct export *export)
     return nbd->listed && !TAILQ_EMPTY(&nbd->server->handshaking);
 }
 
+static void nbd_hide(struct export *export, bool soft)
+{
+    struct ipc_nbd_shut_down message = { 0 };
+
+    /* If that fails the worker is about to die, which will be heard of. */
+    if (soft)
+        (void)worker_send(export->worker, IPC_NBD_SHUT_DOWN, &message, sizeof(message), NULL, 0);
+}
+
 static void nbd_close(struct export *export)
 {
     struct nbd_export *nbd = export->priv;
@@ -174,6 +183,7 @@ const struct export_type export_type_nbd = {
     .resized = nbd_resized,
     .clients = nbd_clients,
     .unsettled = nbd_unsettled,
+    .hide = nbd_hide,
     .close = nbd_close,
     .free = nbd_free,
 };

@@ -130,6 +130,7 @@ struct nbd_server {
     struct event *rest_timer; /* pending: not accepting, because descriptors ran out */
     struct event *full_timer; /* pending: not accepting, in the hope that a client leaves */
     uint32_t max_connections; /* 0: no limit */
+    uint32_t handshake_max_ms; /* 0: no limit */
     unsigned connections;     /* in handshake and established */
     uint64_t next_client_id;
     uint64_t next_serial;

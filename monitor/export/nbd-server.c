@@ -19,6 +19,7 @@
 #define FULL_WAIT_MS  500 /* for a client over the limit, before it is turned away */
 #define FULL_BATCH    128 /* of them at a time: the backlog */
 #define LOG_LINES_MAX 50
+#define HANDSHAKE_SECONDS_MAX (UINT32_MAX / 1000 - 1) /* 49 days; what is longer makes no difference */
 #define LOG_WINDOW_NS UINT64_C(10000000000)
 
 /* ---- Accepting ---- */
@@ -234,6 +235,7 @@ void nbd_client_end(struct nbd_client *client, const char *reason)
 {
     struct nbd_server *server = client->server;
     struct negotiator *negotiator = client->negotiator;
+    struct nbd_export *nbd = client->export;
 
     if (reason == NULL)
         log_debug("NBD client %llu (%s) left", (unsigned long long)client->id, client->peer);
@@ -254,6 +256,8 @@ void nbd_client_end(struct nbd_client *client, const char *reason)
     if (negotiator != NULL)
         negotiator_end(negotiator);
     nbd_server_update_accepting(server);
+    if (nbd != NULL)
+        export_client_left(nbd->export);
 }
 
 static struct nbd_export *find_serial(const struct nbd_server *server, uint64_t serial)
@@ -509,6 +513,7 @@ void nbd_server_start(struct nbd_server *server, const struct nbd_server_options
         return;
     }
     server->max_connections = options->max_connections;
+    server->handshake_max_ms = MIN(options->handshake_max_seconds, HANDSHAKE_SECONDS_MAX) * 1000;
     server->state = NBD_SERVER_STARTING;
     server->start_reply = reply;
     negotiator_pool_start(&server->pool);

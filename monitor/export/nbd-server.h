@@ -15,8 +15,6 @@ struct monitor;
 struct nbd_server;
 struct qmp_reply;
 
-#define NBD_HANDSHAKE_MAX_MS 10000 /* for a client to finish its handshake */
-
 /* There is one, stopped at first. */
 int nbd_server_new(struct monitor *monitor, struct nbd_server **ret_server, struct error *err);
 void nbd_server_free(struct nbd_server *server); /* the workers are gone, no callback will come; NULL is fine */

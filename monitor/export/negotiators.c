@@ -314,8 +314,9 @@ bool negotiator_available(const struct negotiator_pool *pool)
 
 int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, const int fds[NEGOTIATOR_FDS_MAX])
 {
-    const struct timeval limit = { .tv_sec = (NBD_HANDSHAKE_MAX_MS + GRACE_MS) / 1000 };
-    struct ipc_negotiate message = { .client_id = client->id, .handshake_max_ms = NBD_HANDSHAKE_MAX_MS };
+    uint32_t max_ms = pool->server->handshake_max_ms;
+    const struct timeval limit = { .tv_sec = (max_ms + GRACE_MS) / 1000 };
+    struct ipc_negotiate message = { .client_id = client->id, .handshake_max_ms = max_ms };
     const int all_fds[] = { client->fd, fds[0], fds[1], fds[2] };
     bool tls = role_of(pool) == IPC_ROLE_NBD_NEGOTIATOR_TLS;
     struct negotiator *negotiator;
@@ -337,7 +338,8 @@ int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, con
     set_state(negotiator, NEGOTIATOR_BUSY);
     negotiator->client = client;
     client->negotiator = negotiator;
-    evtimer_add(negotiator->timer, &limit);
+    if (max_ms != 0)
+        evtimer_add(negotiator->timer, &limit);
     refill(pool);
     return 0;
 }

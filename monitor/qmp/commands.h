@@ -31,6 +31,10 @@
       "Starts to listen for NBD clients; there is one NBD server.")                                                    \
     X("nbd-server-stop", nbd_server_stop, NULL, NULL, 0,                                                               \
       "Stops listening for NBD clients and removes all NBD exports, whoever is connected.")                            \
+    X("nbd-server-add", nbd_server_add, &schema_nbd_server_add_args, NULL, QMP_COMMAND_DEPRECATED,                     \
+      "Exports a node over NBD; use block-export-add.")                                                                \
+    X("nbd-server-remove", nbd_server_remove, &schema_nbd_server_remove_args, NULL, QMP_COMMAND_DEPRECATED,            \
+      "Removes an NBD export; use block-export-del.")                                                                  \
     X("block-export-add", block_export_add, &schema_block_export_options, NULL, 0,                                     \
       "Exports a block node; answers when clients can be served.")                                                     \
     X("block-export-del", block_export_del, &schema_block_export_del_args, NULL, 0,                                    \

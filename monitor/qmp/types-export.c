@@ -7,6 +7,7 @@
 #define TLS_CREDS_DOC       "Id of an object with credentials for TLS."
 #define TLS_AUTHZ_DOC       "Id of an object that says which clients are let in by their certificate."
 #define MAX_CONNECTIONS_DOC "How many clients may be connected at the same time; 0: any number."
+#define HANDSHAKE_DOC       "Seconds that a client has for its handshake; 0: any number."
 
 static const struct schema_member nbd_server_options_members[] = {
     SCHEMA_MEMBER(struct nbd_server_options, addr, "addr", schema_socket_address, "Where to listen."),
@@ -14,6 +15,8 @@ static const struct schema_member nbd_server_options_members[] = {
     SCHEMA_MEMBER_OPT(struct nbd_server_options, tls_authz, "tls-authz", schema_str, TLS_AUTHZ_DOC),
     SCHEMA_MEMBER_DEF(struct nbd_server_options, max_connections, "max-connections", schema_uint32, "100",
                       MAX_CONNECTIONS_DOC),
+    SCHEMA_MEMBER_DEF(struct nbd_server_options, handshake_max_seconds, "handshake-max-seconds", schema_uint32, "10",
+                      HANDSHAKE_DOC),
 };
 const struct schema_type schema_nbd_server_options = SCHEMA_TYPE_STRUCT(
     struct nbd_server_options, "NbdServerOptions", nbd_server_options_members, "What --nbd-server takes.");
@@ -24,6 +27,8 @@ static const struct schema_member nbd_server_start_members[] = {
     SCHEMA_MEMBER_OPT(struct nbd_server_options, tls_authz, "tls-authz", schema_str, TLS_AUTHZ_DOC),
     SCHEMA_MEMBER_DEF(struct nbd_server_options, max_connections, "max-connections", schema_uint32, "100",
                       MAX_CONNECTIONS_DOC),
+    SCHEMA_MEMBER_DEF(struct nbd_server_options, handshake_max_seconds, "handshake-max-seconds", schema_uint32, "10",
+                      HANDSHAKE_DOC),
 };
 const struct schema_type schema_nbd_server_start_args = SCHEMA_TYPE_STRUCT(
     struct nbd_server_options, "nbd-server-start-arg", nbd_server_start_members, "Arguments of nbd-server-start.");
@@ -127,6 +132,10 @@ const struct schema_type schema_block_export_options =
 static const struct schema_value remove_mode_values[] = {
     [BLOCK_EXPORT_REMOVE_SAFE] = { "safe", "Fail if clients are connected." },
     [BLOCK_EXPORT_REMOVE_HARD] = { "hard", "Drop all clients at once." },
+    [BLOCK_EXPORT_REMOVE_HIDE] = { "__org.bulkhead_hide",
+                                   "Hide it from new clients, and remove it when the last one has left; NBD only." },
+    [BLOCK_EXPORT_REMOVE_SOFT] = { "__org.bulkhead_soft",
+                                   "The same, and requests of clients that are connected fail with ESHUTDOWN." },
 };
 static const struct schema_type schema_remove_mode =
     SCHEMA_TYPE_ENUM("BlockExportRemoveMode", remove_mode_values, "How an export is removed.");
@@ -137,6 +146,28 @@ static const struct schema_member export_del_members[] = {
 };
 const struct schema_type schema_block_export_del_args = SCHEMA_TYPE_STRUCT(
     struct block_export_del_args, "block-export-del-arg", export_del_members, "Arguments of block-export-del.");
+
+static const struct schema_member nbd_server_add_members[] = {
+    SCHEMA_MEMBER(struct nbd_server_add_args, device, "device", schema_str, "The node to export."),
+    SCHEMA_MEMBER_OPT(struct nbd_server_add_args, name, "name", schema_str,
+                      "The name that clients ask for, and the export's id; default: the node's name."),
+    SCHEMA_MEMBER_OPT(struct nbd_server_add_args, description, "description", schema_str,
+                      "A text for clients, of up to 4096 bytes."),
+    SCHEMA_MEMBER_DEF(struct nbd_server_add_args, writable, "writable", schema_bool, "off",
+                      "Whether clients may write, if the node is not read-only."),
+    SCHEMA_MEMBER_OPT(struct nbd_server_add_args, bitmap, "bitmap", schema_str,
+                      "A dirty bitmap to show to clients; not supported yet."),
+};
+const struct schema_type schema_nbd_server_add_args = SCHEMA_TYPE_STRUCT(
+    struct nbd_server_add_args, "NbdServerAddOptions", nbd_server_add_members, "Arguments of nbd-server-add.");
+
+static const struct schema_member nbd_server_remove_members[] = {
+    SCHEMA_MEMBER(struct nbd_server_remove_args, name, "name", schema_str, "The export's id."),
+    SCHEMA_MEMBER_DEF(struct nbd_server_remove_args, mode, "mode", schema_remove_mode, "safe", "What of its clients."),
+};
+const struct schema_type schema_nbd_server_remove_args =
+    SCHEMA_TYPE_STRUCT(struct nbd_server_remove_args, "nbd-server-remove-arg", nbd_server_remove_members,
+                       "Arguments of nbd-server-remove.");
 
 static const struct schema_member export_info_members[] = {
     SCHEMA_MEMBER(struct block_export_info, id, "id", schema_str, "The export's id."),

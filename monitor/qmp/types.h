@@ -337,6 +337,7 @@ struct nbd_server_options {
     const char *tls_creds;    /* NULL: none */
     const char *tls_authz;    /* NULL: none */
     uint32_t max_connections; /* 0: no limit; default 100 */
+    uint32_t handshake_max_seconds; /* 0: no limit; default 10 */
 };
 extern const struct schema_type schema_nbd_server_options;    /* --nbd-server: addr is a SocketAddress */
 extern const struct schema_type schema_nbd_server_start_args; /* nbd-server-start: a SocketAddressLegacy */
@@ -404,13 +405,34 @@ struct block_export_options {
 };
 extern const struct schema_type schema_block_export_options;
 
-enum block_export_remove_mode { BLOCK_EXPORT_REMOVE_SAFE, BLOCK_EXPORT_REMOVE_HARD };
+enum block_export_remove_mode {
+    BLOCK_EXPORT_REMOVE_SAFE,
+    BLOCK_EXPORT_REMOVE_HARD,
+    BLOCK_EXPORT_REMOVE_HIDE, /* this and the next are bulkhead's own */
+    BLOCK_EXPORT_REMOVE_SOFT,
+};
 
 struct block_export_del_args {
     const char *id;
     enum block_export_remove_mode mode; /* default safe */
 };
 extern const struct schema_type schema_block_export_del_args;
+
+/* Deprecated commands of the NBD server. */
+struct nbd_server_add_args {
+    const char *device;
+    const char *name;        /* NULL: as device */
+    const char *description; /* NULL: none */
+    bool writable;
+    const char *bitmap; /* NULL: none */
+};
+extern const struct schema_type schema_nbd_server_add_args;
+
+struct nbd_server_remove_args {
+    const char *name;
+    enum block_export_remove_mode mode; /* default safe */
+};
+extern const struct schema_type schema_nbd_server_remove_args;
 
 struct block_export_info {
     const char *id;

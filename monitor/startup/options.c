@@ -138,7 +138,9 @@ struct startup_option {
 static const struct startup_option option_table[] = {
     { "blockdev", 0, "[driver=]DRIVER,node-name=NODE,...", take_blockdev,
       "make a block node (file, host_device, raw, null-co, blkdebug), as blockdev-add" },
-    { "nbd-server", 0, "addr.type=inet|unix|fd,addr....,tls-creds=ID,tls-authz=ID,max-connections=N", take_nbd_server,
+    { "nbd-server", 0,
+      "addr.type=inet|unix|fd,addr....,tls-creds=ID,tls-authz=ID,max-connections=N,handshake-max-seconds=N",
+      take_nbd_server,
       "listen for NBD clients, as nbd-server-start" },
     { "export", 0, "[type=]nbd|vhost-user-blk|fuse,id=ID,node-name=NODE,writable=on|off,...", take_export,
       "export a block node, as block-export-add" },

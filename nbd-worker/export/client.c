@@ -61,6 +61,12 @@ static bool take_request(struct nbd_client *client, struct cursor *in)
         return false;
     }
     error = nbd_request_check(&request, &client->limits, &text);
+    /* "Terminating the transmission phase": what comes after a shutdown SHOULD be answered so. */
+    if (error == 0 && !request.command->unchecked &&
+        atomic_load_explicit(&client->thread->export->shut_down, memory_order_relaxed)) {
+        error = NBD_ESHUTDOWN;
+        text = "the export is being shut down";
+    }
     if (!nbd_slot_admits(client, 0)) {
         client->stalled = true;
         return false;

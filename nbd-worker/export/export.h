@@ -149,6 +149,7 @@ struct nbd_export {
     unsigned thread_count;
     unsigned threads_drained; /* control thread */
     bool draining;            /* control thread */
+    _Atomic bool shut_down;   /* any thread: requests are answered with NBD_ESHUTDOWN */
     void *opaque;
 
     /* Called from any thread. */
@@ -174,6 +175,9 @@ void nbd_export_set_thread(struct nbd_export *export, unsigned index, struct io_
  */
 int nbd_export_add_client(struct nbd_export *export, int *fd, const struct ipc_nbd_negotiated *negotiated,
                           struct error *err);
+
+/* Answer requests from now on with NBD_ESHUTDOWN; clients leave when they like. */
+void nbd_export_shut_down(struct nbd_export *export);
 
 /* Let all clients finish what is in flight, then leave; drained() follows. */
 void nbd_export_drain(struct nbd_export *export);

@@ -85,6 +85,12 @@ static int export_client(struct worker *worker, const void *message, int *fds)
     return 0;
 }
 
+static int export_shut_down(struct worker *worker, const void *message, int *fds)
+{
+    nbd_export_shut_down(worker->role_state);
+    return 0;
+}
+
 static void export_drain(struct worker *worker)
 {
     nbd_export_drain(worker->role_state);
@@ -92,6 +98,7 @@ static void export_drain(struct worker *worker)
 
 static const struct worker_message messages[] = {
     { .type = IPC_CLIENT, .handle = export_client },
+    { .type = IPC_NBD_SHUT_DOWN, .handle = export_shut_down },
 };
 
 int main(int argc, char **argv)

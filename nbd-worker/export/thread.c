@@ -264,6 +264,11 @@ int nbd_export_add_client(struct nbd_export *export, int *fd, const struct ipc_n
     return 0;
 }
 
+void nbd_export_shut_down(struct nbd_export *export)
+{
+    atomic_store(&export->shut_down, true);
+}
+
 void nbd_export_drain(struct nbd_export *export)
 {
     if (export->draining)

@@ -1111,6 +1111,27 @@ static void test_drain_waits_for_the_disk(void **state)
     assert_int_equal(get_simple(peer, 1), 0);
 }
 
+/* "Terminating the transmission phase": in flight is served, later is NBD_ESHUTDOWN, and payloads are skipped. */
+static void test_shut_down(void **state)
+{
+    struct peer *peer = structured_peer();
+
+    fake.pend = true;
+    request(peer, NBD_CMD_FLUSH, 0, 1, 0, 0);
+    turns();
+    nbd_export_shut_down(&fx->export);
+    fake_complete(0);
+    assert_simple(peer, 1, 0);
+    write_request(peer, 0, 2, 0, 4096);
+    assert_error_chunk(peer, 2, NBD_ESHUTDOWN);
+    request(peer, NBD_CMD_READ, 0, 3, SIZE, 1); /* an error of its own stays */
+    assert_error_chunk(peer, 3, NBD_EINVAL);
+    assert_int_equal(fake.pending_count, 0);
+    request(peer, NBD_CMD_DISC, 0, 4, 0, 0);
+    assert_nothing_left(peer);
+    assert_true(fx->gone_in_order[0]);
+}
+
 static void test_errors_client_after_drain(void **state)
 {
     struct ipc_nbd_negotiated negotiated = { 0 };
@@ -1651,6 +1672,7 @@ int main(void)
         TEST(test_drain_answers_what_is_in_flight),
         TEST(test_drain_does_not_wait_for_a_reader),
         TEST(test_drain_waits_for_the_disk),
+        TEST(test_shut_down),
         TEST(test_errors_client_after_drain),
         TEST(test_errors_blocking_socket),
         TEST(test_errors_negotiated_record),

@@ -304,7 +304,8 @@ static void turn_until(bool (*condition)(void))
 static void start_server(uint32_t max_connections, struct answer *answer)
 {
     struct nbd_server_options options = { .addr = { .type = SOCKET_ADDRESS_UNIX, .unix_ = { .path = socket_path } },
-                                          .max_connections = max_connections };
+                                          .max_connections = max_connections,
+                                          .handshake_max_seconds = 7 };
 
     nbd_server_start(monitor.nbd_server, &options, SOCKET_FD_NAMED, reply_to(answer));
 }
@@ -515,7 +516,7 @@ static void test_a_client_goes_unread_to_a_negotiator_with_the_directory(void **
     negotiator = negotiator_of(1);
     assert_non_null(negotiator);
     assert_int_equal(negotiator->sent[0].type, IPC_NEGOTIATE);
-    assert_int_equal(negotiator->sent[0].negotiate.handshake_max_ms, NBD_HANDSHAKE_MAX_MS);
+    assert_int_equal(negotiator->sent[0].negotiate.handshake_max_ms, 7000);
     assert_int_equal(send(client, "x", 1, 0), 1);
     assert_int_equal(recv(negotiator->sent[0].fds[0], &byte, 1, 0), 1);
     assert_int_equal(nbd_directory_map(negotiator->sent[0].fds[1], &view, &err), 0);
@@ -944,6 +945,84 @@ static void test_safe_does_not_wait_long_for_a_silent_client(void **state)
     close(client);
 }
 
+/* With a client that is in already: one that may be in counts all the same. */
+static void hide_with_a_handshake_that_may_be_over(enum block_export_remove_mode mode)
+{
+    struct worker_handle *worker;
+    struct answer answer, again;
+    int clients[2];
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    clients[0] = connect_client();
+    assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
+    clients[1] = connect_client();
+    export_del(monitor.exports, "e", mode, reply_to(&answer));
+    assert_int_equal(answer.count, 0);
+    export_del(monitor.exports, "e", mode, reply_to(&again));
+    assert_true(again.failed); /* is on its way */
+    assert_int_equal(report_negotiated(negotiator_of(2), 2, 1, 0, 0), 0);
+    assert_int_equal(export_type_nbd.clients(find_export("e")), 2);
+    usleep(5000);
+    turn();
+    assert_int_equal(answer.count, 1);
+    assert_false(answer.failed);
+    assert_false(worker->asked_to_go);
+    assert_true(find_export("e")->hidden);
+    close(clients[0]);
+    close(clients[1]);
+}
+
+static void test_hide_waits_for_a_handshake_that_may_be_over(void **state)
+{
+    hide_with_a_handshake_that_may_be_over(BLOCK_EXPORT_REMOVE_HIDE);
+}
+
+static void test_soft_waits_for_a_handshake_that_may_be_over(void **state)
+{
+    hide_with_a_handshake_that_may_be_over(BLOCK_EXPORT_REMOVE_SOFT);
+}
+
+static void test_hide_does_not_wait_long_for_a_silent_client(void **state)
+{
+    struct answer answer;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    watched = add_running("e", "n", "e");
+    client = connect_client();
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_HIDE, reply_to(&answer));
+    assert_false(watched->asked_to_go);
+    turn_until(watched_is_asked_to_go);
+    report_gone(watched, 0);
+    assert_int_equal(answer.count, 1);
+    assert_false(answer.failed);
+    close(client);
+}
+
+static void test_hard_does_not_wait_for_hide(void **state)
+{
+    struct worker_handle *worker;
+    struct answer hide, hard;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    client = connect_client();
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_HIDE, reply_to(&hide));
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_HARD, reply_to(&hard));
+    assert_true(worker->asked_to_go);
+    report_gone(worker, 0);
+    assert_int_equal(hide.count, 1);
+    assert_false(hide.failed);
+    assert_int_equal(hard.count, 1);
+    assert_false(hard.failed);
+    close(client);
+}
+
 static void test_an_export_can_be_removed_while_it_starts(void **state)
 {
     struct worker_handle *worker;
@@ -990,6 +1069,10 @@ int main(void)
         SERVER_TEST(test_an_idle_export_is_gone_before_the_reply),
         SERVER_TEST(test_safe_waits_for_a_handshake_that_may_be_over),
         SERVER_TEST(test_safe_does_not_wait_long_for_a_silent_client),
+        SERVER_TEST(test_hide_waits_for_a_handshake_that_may_be_over),
+        SERVER_TEST(test_soft_waits_for_a_handshake_that_may_be_over),
+        SERVER_TEST(test_hide_does_not_wait_long_for_a_silent_client),
+        SERVER_TEST(test_hard_does_not_wait_for_hide),
         SERVER_TEST(test_an_export_can_be_removed_while_it_starts),
     };
     int failed;

@@ -118,6 +118,8 @@ static void test_the_legacy_address_fills_the_same_struct(void **state)
     assert_string_equal(legacy.addr.inet.port, flat.addr.inet.port);
     assert_int_equal(legacy.max_connections, 100);
     assert_int_equal(flat.max_connections, 0);
+    assert_int_equal(legacy.handshake_max_seconds, 10);
+    assert_int_equal(flat.handshake_max_seconds, 10);
     schema_clear(&schema_nbd_server_start_args, &legacy);
     schema_clear(&schema_nbd_server_options, &flat);
 }
@@ -169,7 +171,7 @@ static const struct wrong {
     { &schema_blockdev_del_args, SCHEMA_FORM_JSON, "{\"node-name\":\"a\",\"x\":1}", "member 'x' is not known here" },
     { &schema_blockdev_del_args, SCHEMA_FORM_JSON, "{\"Node-name\":\"a\"}", "member 'Node-name' is not known here" },
     { &schema_block_export_del_args, SCHEMA_FORM_JSON, "{\"id\":\"a\",\"mode\":\"soft\"}",
-      "member 'mode' must be 'safe' or 'hard', not 'soft'" },
+      "member 'mode' must be 'safe', 'hard', '__org.bulkhead_hide' or '__org.bulkhead_soft', not 'soft'" },
     { &schema_block_export_del_args, SCHEMA_FORM_JSON, "{\"id\":\"a\",\"mode\":1}", "member 'mode' must be a string" },
     { &schema_blockdev_options, SCHEMA_FORM_JSON, "{\"node-name\":\"a\"}", "member 'driver' is missing" },
     { &schema_blockdev_options, SCHEMA_FORM_JSON, "{\"driver\":\"raw\"}", "member 'file' is missing" },

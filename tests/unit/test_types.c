@@ -304,7 +304,8 @@ static void test_the_introspection_describes_everything_it_speaks_of(void **stat
                 "\"BlockdevOptions\"}, {\"type\": \"str\"}]}");
     assert_info(schema, "BlockExportRemoveMode",
                 "{\"name\": \"BlockExportRemoveMode\", \"meta-type\": \"enum\", \"members\": [{\"name\": \"safe\"}, "
-                "{\"name\": \"hard\"}], \"values\": [\"safe\", \"hard\"]}");
+                "{\"name\": \"hard\"}, {\"name\": \"__org.bulkhead_hide\"}, {\"name\": \"__org.bulkhead_soft\"}], "
+                "\"values\": [\"safe\", \"hard\", \"__org.bulkhead_hide\", \"__org.bulkhead_soft\"]}");
     cJSON_Delete(schema);
     introspection_free(introspection);
 }

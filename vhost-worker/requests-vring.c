@@ -28,6 +28,7 @@ enum vhost_outcome vhost_set_vring_num(struct vhost_session *session, struct vho
     if (num == 0 || num > VIRTQ_SIZE_MAX)
         return vhost_fatal(err, "SET_VRING_NUM: a queue size of %u, expected 1 to %u", num, VIRTQ_SIZE_MAX);
     vring_of(session, message)->config.size = num;
+    vring_of(session, message)->reset_base = 0;
     return VHOST_DONE;
 }
 
@@ -57,6 +58,7 @@ enum vhost_outcome vhost_set_vring_addr(struct vhost_session *session, struct vh
 enum vhost_outcome vhost_set_vring_base(struct vhost_session *session, struct vhost_message *message, struct error *err)
 {
     vring_of(session, message)->config.base = message->payload.state.num;
+    vring_of(session, message)->reset_base = 0;
     return VHOST_DONE;
 }
 
@@ -65,6 +67,9 @@ enum vhost_outcome vhost_get_vring_base(struct vhost_session *session, struct vh
 {
     struct vhost_vring *vring = vring_of(session, message);
     struct vhost_user_vring_state reply = { message->payload.state.index, vring->config.base };
+
+    if (vring->config.size == 0 && vring->reset_base != 0)
+        reply.num = vring->reset_base;
 
     vring->armed = false;
     vring->queue.kicked = false;

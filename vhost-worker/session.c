@@ -160,6 +160,7 @@ void vhost_session_reset_rings(struct vhost_session *session)
         struct vhost_vring *vring = &session->vrings[i];
 
         vhost_queue_reset(&vring->queue);
+        vring->reset_base = vring->config.base;
         vring->config = (struct vring_config){ 0 };
         vring->addr_flags = 0;
         vring->has_addr = vring->armed = vring->enabled = false;
@@ -348,6 +349,8 @@ static void session_close(struct vhost_session *session)
     session->has_message = false;
     vhost_receiver_done(&session->receiver);
     vhost_session_reset_rings(session);
+    for (unsigned i = 0; i < session->vring_count; i++)
+        session->vrings[i].reset_base = 0;
     vhost_memory_clear(&session->shared.memory);
     vhost_mapping_close(&session->shared.log.mapping);
     close_fd(&session->shared.log_fd);

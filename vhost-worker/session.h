@@ -24,6 +24,11 @@ struct vhost_vring {
     struct vhost_queue queue;
     struct vring_config config; /* size 0: SET_VRING_NUM has not come */
     uint32_t addr_flags;        /* VHOST_VRING_F_LOG */
+    /*
+     * Where the ring was when a reset stopped it, until it is set up anew. QEMU 7.2 sets the status to 0 first and asks
+     * by GET_VRING_BASE afterwards, when it stops or migrates a machine; the guest goes on from what it is told.
+     */
+    uint32_t reset_base;
     bool has_addr;
     bool armed;    /* SET_VRING_KICK came, and no GET_VRING_BASE since */
     bool enabled;  /* SET_VRING_ENABLE */

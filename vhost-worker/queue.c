@@ -12,7 +12,7 @@
 
 #define TURN_MAX      256u         /* requests of one queue before the others of its thread get their turn */
 #define OFFLOAD_BYTES (256u << 10) /* so large a copy is worth another thread, if there is more to do meanwhile */
-#define PUBLISH_MAX   16u          /* finished requests that the driver may have to wait for */
+#define SHOW_MAX      16u          /* finished requests that the driver may have to wait for */
 
 struct vhost_slot {
     struct block_request io;
@@ -85,16 +85,22 @@ static void add_counters(struct vhost_queue *q)
     q->counted = false;
 }
 
-/* Show the driver what is finished. */
+/* Let the driver see what is finished. */
+static void queue_show(struct vhost_queue *q)
+{
+    vring_publish(&q->ring);
+    if (vring_must_notify(&q->ring))
+        signal_fd(q->call_fd);
+}
+
+/* The same at the end of a batch. */
 static void queue_flush(struct vhost_queue *q)
 {
     if (q->counted)
         add_counters(q);
     if (q->is_broken)
         return;
-    vring_publish(&q->ring);
-    if (vring_must_notify(&q->ring))
-        signal_fd(q->call_fd);
+    queue_show(q);
     if (q->shared->log_all)
         signal_fd(q->shared->log_fd);
     check_memory(q);
@@ -229,7 +235,7 @@ static bool slot_start(struct vhost_queue *q, struct vhost_slot *slot)
     default:
         slot->io.op = slot->blk.op;
         slot->io.flags = slot->blk.flags;
-        if (slot->blk.len_bytes >= OFFLOAD_BYTES && vring_available(&q->ring))
+        if (slot->blk.len_bytes >= OFFLOAD_BYTES && (q->slots_in_use > 1 || vring_available(&q->ring)))
             slot->io.flags |= BLOCK_REQ_OFFLOAD;
         slot->io.offset = slot->blk.offset;
         slot->io.len_bytes = slot->blk.action == BLK_FLUSH ? 0 : slot->blk.len_bytes;
@@ -283,8 +289,11 @@ static bool queue_serve(struct vhost_queue *q)
         q->free_slots = slot->next;
         q->slots_in_use++;
         finished += slot_start(q, slot);
-        if (finished % PUBLISH_MAX == 0 && !q->is_broken)
-            vring_publish(&q->ring);
+        /* A driver that sleeps is woken before all of a batch is done: it makes the next one while this goes on. */
+        if (finished == SHOW_MAX && !q->is_broken) {
+            queue_show(q);
+            finished = 0;
+        }
     }
     queue_flush(q);
     return taken > 0;

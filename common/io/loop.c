@@ -18,9 +18,10 @@
 
 #define LOOP_EVENTS_MAX 64 /* of one epoll_wait */
 
-/* Adaptive polling: where it starts from and how it grows; defaults of QEMU's iothread object. */
+/* Adaptive polling: where it starts from and how it grows; defaults of QEMU's iothread object. And how it shrinks. */
 #define POLL_START_NS 4000u
 #define POLL_GROW     2u
+#define POLL_SHRINK   2u
 
 /* While polling, look at descriptors (a system call) only every so many rounds of the hooks. */
 #define POLL_ROUNDS_PER_EPOLL 8
@@ -262,11 +263,14 @@ void io_loop_set_polling(struct io_loop *loop, uint64_t max_ns)
     loop->poll_ns = 0;
 }
 
-/* Longer when a little more polling would have saved a sleep, not at all when work is rarer than the maximum. */
+/*
+ * Longer when a little more polling would have saved a sleep; less with each time that the maximum would not have, until
+ * it is none: a single late client costs a sleep, not the many that it takes to grow again.
+ */
 static void loop_adapt_polling(struct io_loop *loop, uint64_t waited_ns)
 {
     if (waited_ns > loop->poll_max_ns)
-        loop->poll_ns = 0;
+        loop->poll_ns = loop->poll_ns / POLL_SHRINK < POLL_START_NS ? 0 : loop->poll_ns / POLL_SHRINK;
     else if (waited_ns > loop->poll_ns)
         loop->poll_ns = MIN(loop->poll_max_ns, MAX(loop->poll_ns * POLL_GROW, POLL_START_NS));
 }

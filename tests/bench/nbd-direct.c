@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 
 #include "nbd-worker/export/export.h"
@@ -91,19 +92,22 @@ static void on_connection(struct io_watch *watch, uint32_t events)
 
 static void make_directory(struct direct *direct)
 {
-    struct {
-        struct nbd_directory directory;
-        struct nbd_directory_entry entry;
-    } file = {
-        .directory = { .magic = NBD_DIRECTORY_MAGIC, .count = 1, .len_bytes = sizeof(file) },
-        .entry = { .serial = 1, .size_bytes = direct->export.info.size_bytes,
-                   .flags = NBD_DIRECTORY_WRITABLE | NBD_DIRECTORY_MULTI_CONN, .min_block_bytes = 1,
-                   .preferred_block_bytes = 4096, .max_payload_bytes = NBD_MAX_PAYLOAD,
-                   .contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION, .strings_offset = sizeof(file) },
+    const uint32_t len_bytes = sizeof(struct nbd_directory) + sizeof(struct nbd_directory_entry);
+    struct nbd_directory directory = { .magic = NBD_DIRECTORY_MAGIC, .count = 1, .len_bytes = len_bytes };
+    struct nbd_directory_entry entry = {
+        .serial = 1,
+        .size_bytes = direct->export.info.size_bytes,
+        .flags = NBD_DIRECTORY_WRITABLE | NBD_DIRECTORY_MULTI_CONN,
+        .min_block_bytes = 1,
+        .preferred_block_bytes = 4096,
+        .max_payload_bytes = NBD_MAX_PAYLOAD,
+        .contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION,
+        .strings_offset = len_bytes,
     };
+    struct iovec iov[] = { { &directory, sizeof(directory) }, { &entry, sizeof(entry) } };
 
     direct->directory_fd = memfd_create("directory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (write(direct->directory_fd, &file, sizeof(file)) != sizeof(file) ||
+    if (writev(direct->directory_fd, iov, 2) != (ssize_t)len_bytes ||
         fcntl(direct->directory_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK) < 0)
         die("directory");
 }

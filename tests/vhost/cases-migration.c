@@ -204,7 +204,7 @@ struct split_desc {
 struct split_region {
     uint64_t features;
     uint16_t version, desc_num, last_batch_head, used_idx;
-    struct split_desc desc[];
+    struct split_desc desc[16]; /* all queues here have that size */
 };
 
 struct packed_desc {
@@ -220,7 +220,7 @@ struct packed_region {
     uint64_t features;
     uint16_t version, desc_num, free_head, old_free_head, used_idx, old_used_idx;
     uint8_t used_wrap_counter, old_used_wrap_counter, padding[7];
-    struct packed_desc desc[];
+    struct packed_desc desc[16];
 };
 
 struct buffer {

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include <gnutls/crypto.h>
 #include <gnutls/x509.h>
 
 #include "common/ipc/tls-signer.h"
@@ -65,9 +66,28 @@ static int sign(void *userdata, uint32_t op, gnutls_sign_algorithm_t algorithm, 
     return 0;
 }
 
+/*
+ * With PKCS 1 signatures, which TLS 1.2 may use, GnuTLS wraps the hash itself (a DigestInfo, RFC 8017, section 9.2) and asks
+ * for a raw signature. A signer makes none: it gets the hash and its name, and wraps it again.
+ */
+static int sign_digest_info(struct tls_peer *peer, const gnutls_datum_t *info, gnutls_datum_t *signature)
+{
+    uint8_t hash[64];
+    unsigned hash_bytes = sizeof(hash);
+    gnutls_digest_algorithm_t digest;
+    int r = gnutls_decode_ber_digest_info(info, &digest, hash, &hash_bytes);
+
+    if (r < 0)
+        return r;
+    return sign(peer, TLS_SIGNER_HASH, gnutls_pk_to_sign(GNUTLS_PK_RSA, digest),
+                &(gnutls_datum_t){ .data = hash, .size = hash_bytes }, signature);
+}
+
 static int sign_hash(gnutls_privkey_t key, gnutls_sign_algorithm_t algorithm, void *userdata, unsigned flags,
                      const gnutls_datum_t *hash, gnutls_datum_t *signature)
 {
+    if (algorithm == GNUTLS_SIGN_RSA_RAW)
+        return sign_digest_info(userdata, hash, signature);
     return sign(userdata, TLS_SIGNER_HASH, algorithm, hash, signature);
 }
 

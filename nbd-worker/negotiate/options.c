@@ -192,7 +192,11 @@ static void handle_export_name(struct handshake *hs, const struct option_request
 static void handle_abort(struct handshake *hs, const struct option_request *request)
 {
     handshake_put_reply(hs, NBD_REP_ACK, 0);
-    handshake_end(hs, true, "the client ended the handshake with NBD_OPT_ABORT");
+    /* An operator who looks for the reason finds it: what it asked for before was refused for want of TLS. */
+    if (hs->tls == HANDSHAKE_TLS_REQUIRED && hs->options_seen > 1)
+        handshake_end(hs, false, "the client asked without TLS, which this server requires, and gave up");
+    else
+        handshake_end(hs, true, "the client ended the handshake with NBD_OPT_ABORT");
 }
 
 static void put_server(struct handshake *hs, const struct nbd_directory_entry *entry)

@@ -129,6 +129,17 @@ static void test_abort_is_answered(void **state)
     assert_true(f->hs.left_in_order);
 }
 
+static void test_who_gives_up_without_tls_is_told_of(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(option(f, NBD_OPT_LIST, NULL, 0), NBD_REP_ERR_TLS_REQD);
+    assert_int_equal(option(f, NBD_OPT_ABORT, NULL, 0), NBD_REP_ACK);
+    assert_int_equal(f->hs.state, HANDSHAKE_ENDED);
+    assert_false(f->hs.left_in_order);
+    assert_non_null(strstr(f->hs.reason, "without TLS"));
+}
+
 static void test_starttls_wants_no_byte_more(void **state)
 {
     struct fixture *f = *state;
@@ -187,6 +198,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_data_of_refused_options_pass_by, setup, teardown),
         cmocka_unit_test_setup_teardown(test_export_name_ends_the_connection, setup, teardown),
         cmocka_unit_test_setup_teardown(test_abort_is_answered, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_who_gives_up_without_tls_is_told_of, setup, teardown),
         cmocka_unit_test_setup_teardown(test_starttls_wants_no_byte_more, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors_starttls_with_data, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_was_agreed_on_before_is_forgotten, setup, teardown),

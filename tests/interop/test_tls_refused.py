@@ -19,22 +19,20 @@ REFUSED = (Closed, OSError, ssl.SSLError)
 
 
 @pytest.fixture
-def bystander(request, tls_server, pki):
-    """serve(kind, ...): start, and connect a client that must be served to the end."""
-    clients = []
+def bystander(tls_server, pki):
+    """serve(kind, folder, good, ...): start, and have a client read and write until the test is over."""
+    bystanders = []
 
     def serve(kind, folder, good, **members):
         tls_server.creds(kind, pki[folder])
         tls_server.serve(**members)
-        if good is not None:
-            clients.append(tls.TlsRaw.opened(tls_server.port, pki[good], "disk"))
+        make = tls.Bystander.by_key if kind == "psk" else tls.Bystander.by_certificate
+        bystanders.append(make(tls_server.port, pki[good], "disk"))
         return tls_server
 
     yield serve
-    for client in clients:
-        assert client.read(0, 4096) == tls_server.content()[:4096]
-        assert client.write(8192, b"y" * 512) == 0
-        client.disconnect()
+    for one in bystanders:
+        one.finish()
 
 
 def expect_log(server, pattern):
@@ -89,15 +87,14 @@ def test_client_that_does_not_trust_the_server(bystander, pki, version):
     ("psk-unknown", "mallory", "name of an unknown user"),
 ])
 @pytest.mark.parametrize("priority", ["NORMAL", "NORMAL:-VERS-ALL:+VERS-TLS1.2"])
-def test_shared_key(tls_server, pki, folder, user, reason, priority):
-    need("qemu-img")
-    tls_server.creds("psk", pki["psk"])
-    tls_server.serve()
+def test_shared_key(bystander, pki, folder, user, reason, priority):
+    need("qemu-img", "nbdsh")
+    server = bystander("psk", "psk", "psk")
     run("qemu-img", "info", *tls.qemu_creds("psk", pki[folder], username=user, priority=priority), "--image-opts",
-        tls.image_opts(tls_server.port, "disk"), status=1)
-    expect_log(tls_server, reason)
+        tls.image_opts(server.port, "disk"), status=1)
+    expect_log(server, reason)
     run("qemu-img", "info", *tls.qemu_creds("psk", pki["psk"], username="alice", priority=priority), "--image-opts",
-        tls.image_opts(tls_server.port, "disk"))
+        tls.image_opts(server.port, "disk"))
 
 
 # ---- Authorization ----
@@ -160,14 +157,25 @@ def test_authorization_is_looked_up_each_time(tls_server, pki, tmp):
     assert is_let_in()
 
 
-def test_authorization_by_user_name(tls_server, pki):
-    need("nbdinfo")
-    tls_server.creds("psk", pki["psk"])
-    tls_server.qmp.cmd("object-add", {"qom-type": "authz-simple", "id": "who", "identity": "alice"})
-    tls_server.serve(**{"tls-authz": "who"})
-    run("nbdinfo", "--size", tls.uri_psk(tls_server.port, "disk", pki["psk"], user="alice"))
-    run("nbdinfo", "--size", tls.uri_psk(tls_server.port, "disk", pki["psk"], user="bob"), status=1)
-    expect_log(tls_server, "tls-authz 'who' does not let in 'bob'")
+def test_authorization_by_user_name(tls_server, bystander, pki):
+    need("nbdinfo", "nbdsh")
+    tls_server.qmp.cmd("object-add", {"qom-type": "authz-simple", "id": "who", "identity": "bob"})
+    bystander("psk", "psk", "psk", **{"tls-authz": "who"})
+    run("nbdinfo", "--size", tls.uri_psk(tls_server.port, "disk", pki["psk"], user="bob"))
+    run("nbdinfo", "--size", tls.uri_psk(tls_server.port, "disk", pki["psk"], user="alice"), status=1)
+    expect_log(tls_server, "tls-authz 'who' does not let in 'alice'")
+
+
+def test_denial_disturbs_nobody(tls_server, bystander, pki):
+    """Who was let in by an earlier rule goes on while others are denied: the rule is asked when somebody comes."""
+    tls_server.qmp.cmd("object-add", {"qom-type": "authz-list", "id": "who", "policy": "allow"})
+    bystander("x509", "server", "client", **{"tls-authz": "who"})
+    tls_server.qmp.cmd("object-del", {"id": "who"})
+    tls_server.qmp.cmd("object-add", {"qom-type": "authz-simple", "id": "who", "identity": "CN=nobody"})
+    for _ in range(3):
+        with pytest.raises(REFUSED):
+            tls.TlsRaw.opened(tls_server.port, pki["client"], "disk")
+    expect_log(tls_server, f"tls-authz 'who' does not let in '{GOOD_DN}'")
 
 
 # ---- In clear ----
@@ -212,6 +220,8 @@ def test_plaintext_clients(bystander, pki):
     server = bystander("x509", "server", "client")
     run("nbdinfo", f"nbd://127.0.0.1:{server.port}/disk", status=1)
     run("qemu-img", "info", f"nbd://127.0.0.1:{server.port}/disk", status=1)
+    if server.server.kind == "bulkhead":
+        expect_log(server, "the client asked without TLS, which this server requires, and gave up")
 
 
 @pytest.mark.contract
@@ -311,4 +321,47 @@ def test_records_that_are_changed_on_the_way(bystander, pki):
                 pass
             raise OSError("closed")
         raw.close()
+    expect_log(server, "the client's TLS: ")
+
+
+# ---- Odd handshakes of another implementation ----
+
+@pytest.mark.parametrize("priority,reason", [
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.0", "TLS handshake: "),
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.1", "TLS handshake: "),
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.2:-KX-ALL:+RSA", "TLS handshake: "),  # would need the key for a decryption
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.2:-KX-ALL:+DHE-RSA", "TLS handshake: "),
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.3:-SIGN-ALL:+SIGN-ECDSA-SECP256R1-SHA256", "TLS handshake: "),  # the key is RSA
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.2:%NO_EXTENSIONS:-KX-ALL:+RSA", "TLS handshake: "),
+])
+def test_gnutls_cli_is_refused(bystander, pki, priority, reason):
+    need("gnutls-cli")
+    server = bystander("x509", "server", "client")
+    text, status = tls.gnutls_cli(server.port, pki["client"], priority)
+    assert status != 0 and "Handshake was completed" not in text, text
+    expect_log(server, reason)
+
+
+@pytest.mark.parametrize("priority,options,commands", [
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-GCM", [], ""),
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+AES-256-CBC:-MAC-ALL:+SHA1:%NO_ETM", [], ""),
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+CHACHA20-POLY1305:-GROUP-ALL:+GROUP-SECP384R1", [], ""),
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-128-CCM", ["--alpn=nbd", "--sni-hostname=elsewhere"], ""),
+    ("NORMAL:-VERS-ALL:+VERS-TLS1.3", ["--inline-commands"], "^rekey^\n"),  # new keys in the middle of the session
+    ("NORMAL:%COMPAT:%NO_TICKETS", ["--recordsize=512"], ""),
+])
+def test_gnutls_cli_is_let_in(bystander, pki, priority, options, commands):
+    need("gnutls-cli")
+    server = bystander("x509", "server", "client")
+    text, status = tls.gnutls_cli(server.port, pki["client"], priority, *options, commands=commands)
+    assert "Handshake was completed" in text and status == 0, text
+
+
+def test_gnutls_cli_cannot_renegotiate(bystander, pki):
+    """TLS 1.2: once is enough."""
+    need("gnutls-cli")
+    server = bystander("x509", "server", "client")
+    text, status = tls.gnutls_cli(server.port, pki["client"], "NORMAL:-VERS-ALL:+VERS-TLS1.2", "--inline-commands",
+                                  commands="^renegotiate^\n")
+    assert "Handshake was completed" in text and status != 0, text
     expect_log(server, "the client's TLS: ")

@@ -84,16 +84,21 @@ SANITIZERS_NEED = {"rt_sigaction", "sched_getaffinity", "getrlimit", "prlimit64"
 
 
 @pytest.fixture
-def running(nbd, image):
+def running(request, server, image):
     """A server with two exports: one whose workers are attacked, one that must not notice."""
-    nbd.inject = sandbox.need_inject(nbd.build)
-    nbd.deaths_expected = True
-    nbd.sanitized = sandbox.is_sanitized(nbd.build / "bulkhead")
+    server.inject = sandbox.need_inject(server.build)
+    server.deaths_expected = True
+    server.sanitized = sandbox.is_sanitized(server.build / "bulkhead")
+    if sandbox.role_of_test(request) == "nbd-negotiator-tls":
+        sandbox.add_shared_keys(server, "creds")
+        server.nbd_start(**{"tls-creds": "creds"})
+    else:
+        server.nbd_start()
     for name in ("victim", "other"):
-        nbd.add_file(name, image(f"{name}.img", size=images.MIB))
-    nbd.export("other", id="other")
-    nbd.other_pid = nbd.export_worker("other")["pid"]
-    return nbd
+        server.add_file(name, image(f"{name}.img", size=images.MIB))
+    server.export("other", id="other")
+    server.other_pid = server.export_worker("other")["pid"]
+    return server
 
 
 def new_export(server, role="nbd-export"):
@@ -111,18 +116,20 @@ def new_fuse(server):
     return new_export(server, "fuse")
 
 
-def new_negotiator(server):
+def new_negotiator(server, role="nbd-negotiator"):
     """One that has a client: the monitor is slow to replace those that die without ever having been of use."""
     server.client = NbdRaw.unix(server.nbd_path)
     server.client.recv(18)
-    return wait_for(lambda: next((w["pid"] for w in server.workers(role="nbd-negotiator", state="running")
-                                  if w["clients"]), None), "a negotiator to have the client")
+    return wait_for(lambda: next((w["pid"] for w in server.workers(role=role, state="running") if w["clients"]), None),
+                    "a negotiator to have the client")
+
+
+def new_negotiator_tls(server):
+    return new_negotiator(server, "nbd-negotiator-tls")
 
 
 def new_signer(server):
-    (server.dir / "keys.psk").write_text("alice:" + "ab" * 32 + "\n")
-    server.qmp.cmd("object-add", {"qom-type": "tls-creds-psk", "id": "victim", "endpoint": "server",
-                                  "dir": str(server.dir)})
+    sandbox.add_shared_keys(server, "victim")
     return server.workers(role="tls-signer", state="running")[0]["pid"]
 
 
@@ -144,8 +151,7 @@ def end_negotiator(server, pid, is_dead):
 
 VICTIMS = {"nbd-export": (new_export, end_export), "nbd-negotiator": (new_negotiator, end_negotiator),
            "vhost": (new_vhost, end_export), "fuse": (new_fuse, end_export),
-           # nbd-negotiator-tls has the very call sets of nbd-negotiator (common/sandbox/role.c).
-           "tls-signer": (new_signer, end_signer)}
+           "nbd-negotiator-tls": (new_negotiator_tls, end_negotiator), "tls-signer": (new_signer, end_signer)}
 
 
 def attack(server, role, call):
@@ -176,14 +182,15 @@ def test_no_call_of_an_attacker_is_executed(running, role, aim):
     assert running.export_worker("other")["pid"] == running.other_pid, "another export's worker has died"
 
 
-def test_the_injector_itself_works(running):
+@pytest.mark.parametrize("role", VICTIMS)
+def test_the_injector_itself_works(running, role):
     """A call that the role has is executed, and the worker lives on: otherwise the tests above would prove nothing."""
-    for new, end in VICTIMS.values():
-        pid = new(running)
-        assert sandbox.inject(running.inject, pid, "getpid").startswith("executed")
-        assert sandbox.inject(running.inject, pid, "close", -1) == "refused EBADF"
-        assert process.alive(pid)
-        end(running, pid, False)
+    new, end = VICTIMS[role]
+    pid = new(running)
+    assert sandbox.inject(running.inject, pid, "getpid").startswith("executed")
+    assert sandbox.inject(running.inject, pid, "close", -1) == "refused EBADF"
+    assert process.alive(pid)
+    end(running, pid, False)
 
 
 def test_every_thread_is_under_the_filter(running):

@@ -15,17 +15,28 @@ from support.nbdraw import NbdRaw
 from support.process import descriptors, wait_for
 from support.server import ACCOUNT
 
-ROLES = ["nbd-export", "nbd-negotiator", "vhost", "fuse"]
+TLS_ROLES = ["nbd-negotiator-tls", "tls-signer"]
+ROLES = ["nbd-export", "nbd-negotiator", "vhost", "fuse", *TLS_ROLES]
+
+
+def start(server, image, **members):
+    """A server with one export, its worker, and a negotiator in the pool."""
+    sandbox.need_root()
+    server.nbd_start(**members)
+    server.image = image("disk.img", size=images.MIB)
+    server.add_file("disk", server.image)
+    server.export("disk", id="exp")
+    return server
+
+
+def start_tls(server, image):
+    sandbox.add_shared_keys(server, "creds")
+    return start(server, image, **{"tls-creds": "creds"})
 
 
 @pytest.fixture
-def running(nbd, image):
-    """A server with one export, its worker, and a negotiator in the pool."""
-    sandbox.need_root()
-    nbd.image = image("disk.img", size=images.MIB)
-    nbd.add_file("disk", nbd.image)
-    nbd.export("disk", id="exp")
-    return nbd
+def running(request, server, image):
+    return start_tls(server, image) if sandbox.role_of_test(request) in TLS_ROLES else start(server, image)
 
 
 def worker_of(server, role):
@@ -104,6 +115,14 @@ def test_not_dumpable(running, role):
     ("nbd-negotiator", "Max open files", "32"),
     ("nbd-negotiator", "Max file size", "0"),
     ("nbd-negotiator", "Max processes", "0"),
+    ("nbd-negotiator-tls", "Max core file size", "0"),
+    ("nbd-negotiator-tls", "Max open files", "32"),
+    ("nbd-negotiator-tls", "Max file size", "0"),
+    ("nbd-negotiator-tls", "Max processes", "0"),
+    ("tls-signer", "Max core file size", "0"),
+    ("tls-signer", "Max open files", "600"),
+    ("tls-signer", "Max file size", "0"),
+    ("tls-signer", "Max processes", "0"),
 ])
 def test_limits(running, role, limit, value):
     worker = worker_of(running, role)
@@ -191,6 +210,15 @@ def test_descriptors_of_a_negotiator(running, build):
     worker = worker_of(running, "nbd-negotiator")
     want = settle(worker["pid"], lambda: expected(build, running, 1))
     assert worker["descriptors"] == {"images": 0, "clients": 0, "internal": sum(want.values())}
+
+
+def test_descriptors_of_tls_roles(server, image, build):
+    """No key file, which the signer has read, and no socket to a client or to each other before there is a handshake."""
+    start_tls(server, image)
+    for role in TLS_ROLES:
+        worker = worker_of(server, role)
+        want = settle(worker["pid"], lambda: expected(build, server, 1))
+        assert worker["descriptors"] == {"images": 0, "clients": 0, "internal": sum(want.values())}, role
 
 
 def test_descriptors_of_a_vhost_worker(running, build):

@@ -94,3 +94,15 @@ def export_of_role(server, role, node, directory, **members):
         (directory / f"{node}.fuse").touch()
         os.chmod(directory / f"{node}.fuse", 0o666)
     return {**kinds[role], "node-name": node, "writable": True, **members}
+
+
+def add_shared_keys(server, object_id):
+    """A tls-creds object, and with it a signer process."""
+    (server.dir / "keys.psk").write_text("alice:" + "ab" * 32 + "\n")
+    server.qmp.cmd("object-add", {"qom-type": "tls-creds-psk", "id": object_id, "endpoint": "server",
+                                  "dir": str(server.dir)})
+
+
+def role_of_test(request):
+    """The parameter `role` of a test, None without one."""
+    return request.node.callspec.params.get("role") if hasattr(request.node, "callspec") else None

@@ -8,10 +8,12 @@ import pathlib
 import shutil
 import socket
 import ssl
+import subprocess
+import threading
 
 from . import nbdraw
 from .nbdraw import NbdRaw
-from .process import run
+from .process import popen, run, wait_for
 
 PASSWORD = "open sesame"
 PSK_USERS = {user: hashlib.sha256(user.encode()).hexdigest() for user in ("alice", "bob")}
@@ -140,6 +142,81 @@ class TlsRaw(NbdRaw):
         return client
 
 
+class Bystander:
+    """
+    A client that writes and reads back, one after the other, until finish() says so: whatever others do meanwhile, all of
+    it has to come back right. By certificate a thread of the test; with a shared key, which Python's ssl does not have, an
+    nbdsh of its own.
+    """
+
+    OFFSET = 4 << 20
+    SCRIPT = """
+import sys, select
+h.set_uri_allow_local_file(True)
+h.connect_uri("{uri}")
+count = 0
+print("ready", flush=True)
+while count == 0 or not select.select([sys.stdin], [], [], 0)[0]:
+    count += 1
+    data = bytes([count % 251]) * 4096
+    h.pwrite(data, {offset})
+    assert h.pread(4096, {offset}) == data
+h.shutdown()
+print(count)
+"""
+
+    def __init__(self):
+        self.count = 0
+        self.error = None
+        self.over = threading.Event()
+        self.client = self.thread = self.process = None
+
+    @classmethod
+    def by_certificate(cls, port, folder, name):
+        self = cls()
+        self.client = TlsRaw.opened(port, folder, name)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        wait_for(lambda: self.count or self.error, "the bystander to be served")
+        return self
+
+    @classmethod
+    def by_key(cls, port, folder, name, user="bob"):
+        self = cls()
+        script = cls.SCRIPT.format(offset=cls.OFFSET, uri=uri_psk(port, name, folder, user))
+        self.process = popen(["nbdsh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "ready\n"
+        return self
+
+    def _run(self):
+        try:
+            while not self.over.wait(0.001):
+                self._step()
+            self._step()
+            self.client.disconnect()
+        except Exception as error:  # told by finish()
+            self.error = error
+
+    def _step(self):
+        data = bytes([self.count % 251]) * 4096
+        assert self.client.write(self.OFFSET, data) == 0
+        assert self.client.read(self.OFFSET, 4096) == data
+        self.count += 1
+
+    def finish(self):
+        """It was served all along, and once more after all that happened."""
+        if self.process is not None:
+            out, _ = self.process.communicate("\n", timeout=nbdraw.TIMEOUT)
+            assert self.process.returncode == 0, "the bystander was disturbed"
+            self.count = int(out)
+        else:
+            self.over.set()
+            self.thread.join(nbdraw.TIMEOUT)
+            assert not self.thread.is_alive(), "the bystander waits for an answer"
+            assert self.error is None, f"the bystander was disturbed: {self.error!r}"
+        assert self.count > 0
+
+
 def qemu_creds(kind, folder, **members):
     """--object of a client, for qemu-img and qemu-io."""
     text = "".join(f",{key}={value}" for key, value in members.items())
@@ -156,6 +233,48 @@ def uri_x509(port, name, folder):
 
 def uri_psk(port, name, folder, user="alice"):
     return f"nbds://{user}@localhost:{port}/{name}?tls-psk-file={folder}/keys.psk"
+
+
+def gnutls_cli(port, folder, priority, *options, commands=""):
+    """
+    gnutls-cli behind a helper that has the part in clear with the server: NBD's STARTTLS is none that it knows. Its words
+    and its exit status.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_after_starttls, args=(listener, port))
+        thread.start()
+        process = run("gnutls-cli", f"--port={listener.getsockname()[1]}", f"--x509cafile={folder}/ca-cert.pem",
+                      f"--x509certfile={folder}/client-cert.pem", f"--x509keyfile={folder}/client-key.pem",
+                      f"--priority={priority}", *options, "localhost", stdin=commands, status=None)
+        thread.join(nbdraw.TIMEOUT)
+    return process.stdout_text + process.stderr_text, process.returncode
+
+
+def _after_starttls(listener, port):
+    """Take one connection, and pass on what goes either way once the server has agreed to STARTTLS."""
+    listener.settimeout(nbdraw.TIMEOUT)
+    client, _ = listener.accept()
+    server = TlsRaw.connect(port)
+    assert server.ask(nbdraw.OPT_STARTTLS) == [(nbdraw.REP_ACK, b"")]
+    back = threading.Thread(target=_pass_on, args=(server.sock, client))
+    back.start()
+    _pass_on(client, server.sock)
+    back.join(nbdraw.TIMEOUT)
+    client.close()
+    server.sock.close()
+
+
+def _pass_on(source, sink):
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+    except OSError:
+        pass
+    for end, how in ((sink, socket.SHUT_WR), (source, socket.SHUT_RD)):
+        try:
+            end.shutdown(how)
+        except OSError:
+            pass
 
 
 def free_port():

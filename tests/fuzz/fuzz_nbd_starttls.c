@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Option haggling of a server that requires TLS: first what a client says in clear, and once it has been told to begin
+ * TLS, the rest of the input as if it came through TLS. The first byte says how finely it arrives. Nothing may be agreed
+ * on in clear, and nothing of it may be left when TLS begins.
+ */
+#include <assert.h>
+
+#include "nbd-worker/negotiate/handshake.h"
+#include "tests/unit/nbd_directory.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static const struct test_export exports[] = {
+    { "disk", "a disk", { .serial = 7, .size_bytes = 1 << 20, .contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION,
+                          .flags = NBD_DIRECTORY_WRITABLE | NBD_DIRECTORY_FAST_ZERO } },
+};
+
+static bool agreed_on_anything(const struct handshake *hs)
+{
+    return hs->structured_reply || hs->extended_headers || hs->contexts != 0 || hs->contexts_serial != 0 ||
+           hs->chosen_serial != 0 || hs->state == HANDSHAKE_NEGOTIATED;
+}
+
+static void drain(struct handshake *hs)
+{
+    const uint8_t *out;
+    uint8_t *in;
+    size_t n;
+
+    while ((n = handshake_output(hs, &out)) > 0) {
+        assert(out >= hs->out && n <= sizeof(hs->out));
+        assert(handshake_wanted(hs, &in) == 0);
+        handshake_sent(hs, n > 3 ? n - 3 : n);
+    }
+    assert(hs->tls == HANDSHAKE_TLS_ACTIVE || !agreed_on_anything(hs));
+    if (hs->state != HANDSHAKE_STARTTLS)
+        return;
+    assert(handshake_wanted(hs, &in) == 0); /* not a byte that belongs to TLS */
+    handshake_tls_started(hs);
+    assert(!agreed_on_anything(hs));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct handshake hs;
+    static struct nbd_directory_view view;
+    size_t piece = size > 0 && data[0] > 0 ? data[0] : SIZE_MAX, at = 1, n;
+    uint8_t *in;
+
+    if (view.directory == NULL)
+        view.directory = test_directory_new(exports, ARRAY_SIZE(exports));
+    handshake_init(&hs, &view);
+    handshake_require_tls(&hs);
+    drain(&hs);
+    while (at < size && (n = handshake_wanted(&hs, &in)) > 0) {
+        assert(in >= hs.in && in + n <= hs.in + sizeof(hs.in));
+        n = MIN(MIN(n, size - at), piece);
+        memcpy(in, data + at, n);
+        handshake_received(&hs, n);
+        at += n;
+        drain(&hs);
+    }
+    assert(hs.state != HANDSHAKE_NEGOTIATED || (hs.tls == HANDSHAKE_TLS_ACTIVE && hs.chosen_serial == 7));
+    return 0;
+}

@@ -10,8 +10,8 @@
  *   size.c    how the file gets another size
  *   main.c    the worker: set-up, control messages, draining
  *
- * The kernel is trusted; what it hands through from clients (offsets, lengths, flags) is checked. Each reply goes to the
- * descriptor that its request came from, since each clone of /dev/fuse has its own list of requests under way.
+ * The kernel is trusted; what it hands through from clients (offsets, lengths, flags) is checked. Each reply goes to
+ * the descriptor that its request came from, since each clone of /dev/fuse has its own list of requests under way.
  */
 #ifndef BULKHEAD_FUSE_WORKER_EXPORT_H
 #define BULKHEAD_FUSE_WORKER_EXPORT_H
@@ -61,18 +61,19 @@ struct fx_thread {
     struct io_task begin_task;
     struct io_hook hook;
     /*
-     * Two descriptors of one connection. While nothing is under way the thread blocks in read(2) on the first, which costs
-     * one system call less than to wait first, and spares the kernel the work of waking a poller. Else it waits with the
-     * loop for the second, which does not block.
+     * Two descriptors of one connection. While nothing is under way the thread blocks in read(2) on the first, which
+     * costs one system call less than to wait first, and spares the kernel the work of waking a poller. Else it waits
+     * with the loop for the second, which does not block.
      */
     int blocking_fd; /* -1: the loop polls, and nobody ever blocks */
     struct io_watch watch;
-    bool ended;                /* the mount is gone */
-    _Atomic unsigned pending;  /* requests that wait for the block layer, a pool thread or the monitor */
+    unsigned blocked_rounds;
+    bool ended;               /* the mount is gone */
+    _Atomic unsigned pending; /* requests that wait for the block layer, a pool thread or the monitor */
     unsigned dirty_slots;
     enum { FX_PIPE_SMALL, FX_PIPE_LARGE, FX_PIPE_UNUSABLE } pipe_state;
     int pipe_fds[2]; /* of splice.c */
-    int reply_fd; /* of the request that libfuse works on or answers */
+    int reply_fd;    /* of the request that libfuse works on or answers */
     struct fx_slot *free_slots;
     uint8_t *buffers;
     struct fx_slot slots[FX_SLOTS];
@@ -132,7 +133,8 @@ void fx_thread_begin_pending(struct fx_thread *thread);
 void fx_thread_end_pending(struct fx_thread *thread);
 
 /* Tell of a request that failed below the export, and count requests for the worker page. */
-void fx_count(struct fx_thread *thread, const struct block_request *req, uint64_t offset, uint64_t len_bytes, int result);
+void fx_count(struct fx_thread *thread, const struct block_request *req, uint64_t offset, uint64_t len_bytes,
+              int result);
 
 /* ---- io.c ---- */
 

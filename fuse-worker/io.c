@@ -4,9 +4,9 @@
  * locks for each request. No allocation here; two system calls for a request whose data is at hand, one to get it and
  * one to answer.
  *
- * Coherence: every open file is FOPEN_DIRECT_IO, so that the kernel keeps no copy of the data, and what other exports of
- * the node write is read at once. Writes of several clients run in parallel (FOPEN_PARALLEL_DIRECT_WRITES, Linux 6.2;
- * older kernels do not look at the bit).
+ * Coherence: every open file is FOPEN_DIRECT_IO, so that the kernel keeps no copy of the data, and what other exports
+ * of the node write is read at once. Writes of several clients run in parallel (FOPEN_PARALLEL_DIRECT_WRITES,
+ * Linux 6.2; older kernels do not look at the bit).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,8 +22,8 @@
 #endif
 
 /*
- * False: nobody takes the answer. ENOENT says that the request was given up, ENODEV that the mount is gone, which the next
- * read will find too.
+ * False: nobody takes the answer. ENOENT says that the request was given up, ENODEV that the mount is gone, which the
+ * next read will find too.
  */
 static bool reply(struct fx_slot *slot, int result, void *body, size_t body_bytes)
 {

@@ -102,7 +102,7 @@ static int start(struct worker *worker, struct error *err)
 
 /* ---- Control messages ---- */
 
-/* What blocks and what does not must be in its place: a thread that blocks with I/O under way would never hear of it. */
+/* What blocks and what does not must be in its place: who blocks with I/O under way would never hear of its end. */
 static bool devices_fit(const int *fds, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {

@@ -29,7 +29,7 @@ struct fx_op {
     struct io_task task; /* brings it back from the control thread */
     int result;
     struct fx_op *next; /* among those that wait for the monitor */
-    uint64_t serial; /* 0: has not asked */
+    uint64_t serial;    /* 0: has not asked */
     uint64_t new_size;
     bool only_grow;
     bool permitted; /* by the monitor, for this once */

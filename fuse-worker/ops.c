@@ -404,7 +404,9 @@ static void log_of_libfuse(enum fuse_log_level level, const char *fmt, va_list a
 
     vsnprintf(text, sizeof(text), fmt, args);
     text[strcspn(text, "\n")] = '\0';
-    log_message(level <= FUSE_LOG_ERR ? LOG_LEVEL_ERROR : level <= FUSE_LOG_NOTICE ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG,
+    log_message(level <= FUSE_LOG_ERR      ? LOG_LEVEL_ERROR
+                : level <= FUSE_LOG_NOTICE ? LOG_LEVEL_WARNING
+                                           : LOG_LEVEL_DEBUG,
                 "libfuse: %s", text);
 }
 

@@ -12,6 +12,12 @@
 #include "fuse-worker/export.h"
 #include "fuse-worker/ops.h"
 
+/*
+ * So many requests without I/O in flight, and the descriptor is no longer watched by the loop: a watch costs the kernel
+ * a little for each request, to begin and to end it costs a system call each.
+ */
+#define WATCH_ROUNDS 64
+
 static _Thread_local struct fx_thread *current_thread;
 
 struct fx_thread *fx_thread_current(void)
@@ -83,7 +89,8 @@ static bool has_pending(const struct fx_thread *thread)
     return atomic_load_explicit(&thread->pending, memory_order_relaxed) > 0;
 }
 
-void fx_count(struct fx_thread *thread, const struct block_request *req, uint64_t offset, uint64_t len_bytes, int result)
+void fx_count(struct fx_thread *thread, const struct block_request *req, uint64_t offset, uint64_t len_bytes,
+              int result)
 {
     struct worker_page *page = thread->export->worker->page;
 
@@ -107,7 +114,8 @@ static void tell_gone(struct fx_export *export, int code)
     io_loop_post(export->worker->control_loop, &export->gone_task);
 }
 
-static void hand_to_libfuse(struct fx_thread *thread, struct fx_slot *slot, const struct fuse_in_header *in, size_t bytes)
+static void hand_to_libfuse(struct fx_thread *thread, struct fx_slot *slot, const struct fuse_in_header *in,
+                            size_t bytes)
 {
     struct fuse_buf buf = { .mem = (void *)(uintptr_t)in, .size = bytes };
     struct fuse_session *session = thread->export->session;
@@ -206,11 +214,14 @@ static bool before_sleep(struct io_hook *hook)
         slots_trim(thread);
     if (thread->blocking_fd < 0 || has_pending(thread)) {
         watch_device(thread, thread->free_slots != NULL);
+        thread->blocked_rounds = 0;
         return false;
     }
-    watch_device(thread, false);
-    while (!has_pending(thread) && !thread->ended)
+    while (!has_pending(thread) && !thread->ended) {
+        if (++thread->blocked_rounds == WATCH_ROUNDS)
+            watch_device(thread, false);
         serve_one(thread, thread->blocking_fd);
+    }
     return true;
 }
 

@@ -4,7 +4,8 @@
  * gets the descriptors. At the end it is the other way round: what is mounted is unmounted, then the worker is drained.
  * No export is gone for QMP clients before its mount is.
  *
- * The monitor never looks at a mount point: that is the mounter's, which knows how to do it without waiting for a worker.
+ * The monitor never looks at a mount point: that is the mounter's, which knows how to do it without waiting for a
+ * worker.
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -205,8 +206,8 @@ static void mounted(void *opaque, const struct mounter_reply *reply, int *fds)
 }
 
 /*
- * What is in the page cache goes to clients by way of a pipe, which is no larger than that; what comes from a device with
- * O_DIRECT comes best in one piece.
+ * What is in the page cache goes to clients by way of a pipe, which is no larger than that; what comes from a device
+ * with O_DIRECT comes best in one piece.
  */
 static uint32_t max_read(const struct export *export)
 {
@@ -260,7 +261,8 @@ static int gone(struct fuse_export *fuse, const struct ipc_status *status)
     if (fuse->state == MOUNT_NONE || fuse->ending || fuse->state == MOUNT_SAFE_REMOVE)
         return 0;
     error_set(&err, -EIO, "'%s' %s", fuse->path,
-              status->fuse_gone.code == -ENODEV ? "was unmounted by somebody else" : "lost its connection to the kernel");
+              status->fuse_gone.code == -ENODEV ? "was unmounted by somebody else"
+                                                : "lost its connection to the kernel");
     if (export->state == EXPORT_CREATING) {
         export_started(export, &err);
         return 0;

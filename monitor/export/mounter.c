@@ -69,8 +69,8 @@ static int open_program(struct mounter *mounter, struct error *err)
     if (mounter->program_fd < 0)
         mounter->program_fd = open(LIBEXECDIR "/" PROGRAM_NAME, O_PATH | O_CLOEXEC);
     if (mounter->program_fd < 0)
-        return error_set(err, -errno, "cannot open %s, neither beside this program nor in %s: %s", PROGRAM_NAME, LIBEXECDIR,
-                         strerror(errno));
+        return error_set(err, -errno, "cannot open %s, neither beside this program nor in %s: %s", PROGRAM_NAME,
+                         LIBEXECDIR, strerror(errno));
     return 0;
 }
 
@@ -275,7 +275,8 @@ static void give_up_mount(struct mounter *mounter, struct mounter_reply *reply)
     mounter_unmount(mounter, reply->mount, true, detached, NULL, NULL);
     reply->code = -EMFILE;
     reply->devices = 0;
-    snprintf(reply->text, sizeof(reply->text), "the monitor has no descriptors left for the mount: raise its limit "
+    snprintf(reply->text, sizeof(reply->text),
+             "the monitor has no descriptors left for the mount: raise its limit "
              "(LimitNOFILE=, ulimit -n)");
 }
 

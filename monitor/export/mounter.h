@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The monitor's end of the mounter (monitor/mounter/): started once, before no_new_privs, asked for mounts from then on.
- * Requests wait their turn here, so that nothing ever blocks on its socket.
+ * The monitor's end of the mounter (monitor/mounter/): started once, before no_new_privs, asked for mounts from then
+ * on. Requests wait their turn here, so that nothing ever blocks on its socket.
  */
 #ifndef BULKHEAD_MONITOR_EXPORT_MOUNTER_H
 #define BULKHEAD_MONITOR_EXPORT_MOUNTER_H
@@ -13,17 +13,17 @@ struct event_base;
 struct mounter;
 
 /*
- * How an owner hears of its request, from the loop. reply->code says whether it was carried out, reply->text why not; if
- * the mounter is gone that is said in the same way. fds, reply->devices of them, are the callee's.
+ * How an owner hears of its request, from the loop. reply->code says whether it was carried out, reply->text why not;
+ * if the mounter is gone that is said in the same way. fds, reply->devices of them, are the callee's.
  */
 typedef void mounter_done_fn(void *opaque, const struct mounter_reply *reply, int *fds);
 
-/* Open the program, which an account may not be able to reach later. Without it there are no FUSE exports. 0 or -errno. */
+/* Open the program, which the account may not be able to reach later. 0 or -errno. */
 int mounter_new(struct event_base *base, struct mounter **ret_mounter, struct error *err);
 
 /*
- * Start it, as the account, before no_new_privs. That it cannot be started is no reason to end: mounter_mount() will say
- * why.
+ * Start it, as the account, before no_new_privs. That it cannot be started is no reason to end: mounter_mount() will
+ * say why.
  */
 void mounter_start(struct mounter *mounter);
 

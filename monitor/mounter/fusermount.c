@@ -154,7 +154,8 @@ static const struct {
       "; make /dev/fuse accessible (in a container: pass the device through and allow 10:229)", -EACCES },
     { "too many FUSE filesystems", "; raise mount_max in /etc/fuse.conf", -EMFILE },
     { "Read-only file system", "; a mount point must be writable: choose a file on a writable file system", -EROFS },
-    { "mounting over filesystem type", "; fusermount3 does not mount on files of this file system: choose another", -EPERM },
+    { "mounting over filesystem type", "; fusermount3 does not mount on files of this file system: choose another",
+      -EPERM },
     { "mount failed: Operation not permitted", "; is fusermount3 setuid root, and does the container allow mounts?",
       -EPERM },
     { ": Device or resource busy", "", -EBUSY },
@@ -198,8 +199,8 @@ static int run_helper(char *const argv[], int *comm_fd, struct error *err)
     if (WIFEXITED(run.status) && WEXITSTATUS(run.status) == 0)
         return 0;
     run_clean_message(&run);
-    return error_set(err, message_code(run.message), "%s%s", run.message[0] == '\0' ? "fusermount3 failed" : run.message,
-                     fusermount_hint(run.message));
+    return error_set(err, message_code(run.message), "%s%s",
+                     run.message[0] == '\0' ? "fusermount3 failed" : run.message, fusermount_hint(run.message));
 }
 
 /* The one descriptor that the helper has sent, if it is what it should be. */
@@ -252,7 +253,9 @@ int fusermount_mount(const char *path, const char *id, bool allow_other, uint32_
                      struct error *err)
 {
     char options[256 + MOUNTER_ID_MAX];
-    char *const argv[] = { (char[]){ FUSERMOUNT_PATH }, (char[]){ "-o" }, options, (char[]){ "--" }, (char *)path, NULL };
+    char *const argv[] = {
+        (char[]){ FUSERMOUNT_PATH }, (char[]){ "-o" }, options, (char[]){ "--" }, (char *)path, NULL
+    };
     _cleanup_close_ int ours = -1;
     int fds[2], r;
 
@@ -268,8 +271,8 @@ int fusermount_mount(const char *path, const char *id, bool allow_other, uint32_
 
 int fusermount_unmount(const char *path, bool lazy, struct error *err)
 {
-    char *const argv[] = { (char[]){ FUSERMOUNT_PATH }, (char[]){ "-u" }, lazy ? (char[]){ "-z" } : (char[]){ "--" },
-                           lazy ? (char[]){ "--" } : (char *)path, lazy ? (char *)path : NULL, NULL };
+    char *const plain[] = { (char[]){ FUSERMOUNT_PATH }, (char[]){ "-u" }, (char[]){ "--" }, (char *)path, NULL };
+    char *const detach[] = { (char[]){ FUSERMOUNT_PATH }, (char[]){ "-uz" }, (char[]){ "--" }, (char *)path, NULL };
 
-    return run_helper(argv, NULL, err);
+    return run_helper(lazy ? detach : plain, NULL, err);
 }

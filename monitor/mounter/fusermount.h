@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Runs fusermount3, the setuid helper of libfuse: the only way to mount without privilege. The command line is made here
- * from checked parts, the environment is empty but for what the helper needs, descriptors are /dev/null, a pipe for its
- * messages, and the socket over which it hands back the mounted /dev/fuse (its _FUSE_COMMFD protocol).
+ * Runs fusermount3, the setuid helper of libfuse: the only way to mount without privilege. The command line is made
+ * here from checked parts, the environment is empty but for what the helper needs, descriptors are /dev/null, a pipe
+ * for its messages, and the socket over which it hands back the mounted /dev/fuse (its _FUSE_COMMFD protocol).
  */
 #ifndef BULKHEAD_MONITOR_MOUNTER_FUSERMOUNT_H
 #define BULKHEAD_MONITOR_MOUNTER_FUSERMOUNT_H

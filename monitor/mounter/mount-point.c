@@ -92,7 +92,8 @@ int mount_point_refresh(struct mount_point *point, struct error *err)
     close_fd(&point->fd);
     point->fd = openat(point->parent_fd, point->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (point->fd < 0 && errno == ENOENT)
-        return error_set(err, -ENOENT, "mount point '%s' does not exist: create it as an empty regular file", point->path);
+        return error_set(err, -ENOENT, "mount point '%s' does not exist: create it as an empty regular file",
+                         point->path);
     if (point->fd < 0)
         return error_set(err, -errno, "cannot open mount point '%s': %s", point->path, strerror(errno));
     if (statx(point->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO | STATX_MNT_ID, &stx) < 0)
@@ -110,7 +111,8 @@ int mount_point_refresh(struct mount_point *point, struct error *err)
 int mount_point_check(const struct mount_point *point, struct error *err)
 {
     if (S_ISLNK(point->mode))
-        return error_set(err, -ELOOP, "mount point '%s' is a symbolic link: give the path of the file itself", point->path);
+        return error_set(err, -ELOOP, "mount point '%s' is a symbolic link: give the path of the file itself",
+                         point->path);
     if (S_ISDIR(point->mode))
         return error_set(err, -EISDIR, "mount point '%s' is a directory, but must be a regular file", point->path);
     if (!S_ISREG(point->mode))
@@ -118,8 +120,10 @@ int mount_point_check(const struct mount_point *point, struct error *err)
     if (faccessat(point->parent_fd, point->name, W_OK, AT_EACCESS) == 0)
         return 0;
     if (errno == EROFS)
-        return error_set(err, -EROFS, "mount point '%s' is on a read-only file system, but must be writable: choose a "
-                         "file elsewhere", point->path);
+        return error_set(err, -EROFS,
+                         "mount point '%s' is on a read-only file system, but must be writable: choose a "
+                         "file elsewhere",
+                         point->path);
     return error_set(err, -errno, "mount point '%s' must be writable for user id %u: %s; change its owner or mode",
                      point->path, (unsigned)geteuid(), strerror(errno));
 }

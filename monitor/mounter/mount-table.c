@@ -112,7 +112,7 @@ bool mount_row_parse(const char *line, struct mount_row *ret_row)
     return true;
 }
 
-/* Read until the end in one go as far as the kernel lets us: a table that changes between reads may show a row twice. */
+/* In large pieces, since a table that changes between two reads may show a row twice. */
 static int read_all(int fd, char **ret_data)
 {
     size_t size = 64 << 10, used = 0;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What the monitor and its mounter say to each other over one SOCK_SEQPACKET socketpair. A datagram is one message; each
- * request gets exactly one reply, in order. Both sides are built together, so structs travel as they are; each still
- * checks what it gets: the mounter because it is the one process that may have something setuid executed, the monitor
- * because it trusts nobody.
+ * What the monitor and its mounter say to each other over one SOCK_SEQPACKET socketpair. A datagram is one message;
+ * each request gets exactly one reply, in order. Both sides are built together, so structs travel as they are; each
+ * still checks what it gets: the mounter because it is the one process that may have something setuid executed, the
+ * monitor because it trusts nobody.
  *
  * The end of file on the socket, for whatever reason it comes, tells the mounter to unmount everything and to exit.
  */
@@ -16,7 +16,7 @@
 #define MOUNTER_PATH_MAX    4096        /* with NUL: PATH_MAX of Linux */
 #define MOUNTER_ID_MAX      128         /* with NUL */
 #define MOUNTER_TEXT_MAX    512
-#define MOUNTER_PAIRS_MAX   8    /* pairs of /dev/fuse descriptors of one mount, one for each I/O thread */
+#define MOUNTER_PAIRS_MAX   8 /* pairs of /dev/fuse descriptors of one mount, one for each I/O thread */
 #define MOUNTER_DEVICES_MAX (2 * MOUNTER_PAIRS_MAX)
 #define MOUNTER_READ_MAX    1048576
 #define MOUNTER_MOUNTS_MAX  4096 /* mounts alive at once */
@@ -41,8 +41,8 @@ struct mounter_header {
 
 struct mounter_mount {
     struct mounter_header header;
-    uint32_t allow_other; /* enum mounter_allow_other */
-    uint32_t pairs;       /* of descriptors, 1..MOUNTER_PAIRS_MAX */
+    uint32_t allow_other;    /* enum mounter_allow_other */
+    uint32_t pairs;          /* of descriptors, 1..MOUNTER_PAIRS_MAX */
     uint32_t max_read_bytes; /* a multiple of 4096, at most MOUNTER_READ_MAX */
     uint32_t reserved;
     char id[MOUNTER_ID_MAX]; /* the export's, shown as the source of the mount */
@@ -57,8 +57,8 @@ struct mounter_unmount {
 };
 
 /*
- * Descriptors, after a MOUNT that succeeded: the mounted /dev/fuse and clones of it, in pairs of one that blocks and one
- * with O_NONBLOCK, as many pairs as were asked for.
+ * Descriptors, after a MOUNT that succeeded: the mounted /dev/fuse and clones of it, in pairs of one that blocks and
+ * one with O_NONBLOCK, as many pairs as were asked for.
  */
 struct mounter_reply {
     struct mounter_header header;

@@ -77,8 +77,8 @@ static const struct mount *find_user(const struct mounter *mounter, const struct
 }
 
 /*
- * Unmount what mount_id is, wherever it is by now. 0 also if it is gone already: mount ids are used again, so the device
- * and the type must be what we know.
+ * Unmount what mount_id is, wherever it is by now. 0 also if it is gone already: mount ids are used again, so the
+ * device and the type must be what we know.
  */
 static int unmount_id(uint64_t mount_id, dev_t dev, bool lazy, struct error *err)
 {
@@ -129,8 +129,10 @@ static int claim_point(const struct mounter *mounter, struct mount_point *point,
             strncmp(row.type, "fuse", 4) != 0)
             return mount_point_check(point, err);
         if (!is_stale(point, &row) || *ret_cleaned >= STALE_MAX)
-            return error_set(err, -EBUSY, "mount point '%s' already has a file system mounted on it (%s, %s): unmount "
-                             "it first, with fusermount3 -u", point->path, row.type, row.source);
+            return error_set(err, -EBUSY,
+                             "mount point '%s' already has a file system mounted on it (%s, %s): unmount "
+                             "it first, with fusermount3 -u",
+                             point->path, row.type, row.source);
         r = unmount_id(point->mount_id, point->dev, true, err);
         if (r < 0)
             return error_prepend(err, "cannot clean up after an earlier run");
@@ -238,7 +240,8 @@ static int mount_request(struct mounter *mounter, const struct mounter_mount *re
     int r;
 
     if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
-        return error_set(err, -EPERM, "cannot mount: bulkhead was started with no_new_privs, below which fusermount3 has no "
+        return error_set(err, -EPERM,
+                         "cannot mount: bulkhead was started with no_new_privs, below which fusermount3 has no "
                          "rights (systemd: set NoNewPrivileges=no)");
     if (mounter->mount_count >= MOUNTER_MOUNTS_MAX)
         return error_set(err, -EMFILE, "there are %u FUSE mounts, and no more are allowed", mounter->mount_count);
@@ -262,8 +265,8 @@ static int mount_request(struct mounter *mounter, const struct mounter_mount *re
         return r;
     }
     if (cleaned > 0)
-        snprintf(reply->text, sizeof(reply->text), "cleaned up %u stale mount(s) of an earlier run on '%.300s'", cleaned,
-                 point.path);
+        snprintf(reply->text, sizeof(reply->text), "cleaned up %u stale mount(s) of an earlier run on '%.300s'",
+                 cleaned, point.path);
     return 0;
 }
 
@@ -272,9 +275,9 @@ static int handle_mount(struct mounter *mounter, const void *message, struct ans
     const struct mounter_mount *request = message;
 
     if (!is_string(request->path, sizeof(request->path)) || !is_string(request->id, sizeof(request->id)) ||
-        request->allow_other > MOUNTER_ALLOW_OTHER_AUTO || request->pairs < 1 ||
-        request->pairs > MOUNTER_PAIRS_MAX || request->max_read_bytes == 0 ||
-        request->max_read_bytes % 4096 != 0 || request->max_read_bytes > MOUNTER_READ_MAX || request->reserved != 0)
+        request->allow_other > MOUNTER_ALLOW_OTHER_AUTO || request->pairs < 1 || request->pairs > MOUNTER_PAIRS_MAX ||
+        request->max_read_bytes == 0 || request->max_read_bytes % 4096 != 0 ||
+        request->max_read_bytes > MOUNTER_READ_MAX || request->reserved != 0)
         return error_set(err, -EPROTO, "malformed mount request");
     return mount_request(mounter, request, answer, err);
 }

@@ -96,7 +96,8 @@ def test_cp_keeps_what_is_sparse(server, anywhere, point, tmp):
 
 @pytest.mark.parametrize("engine_args", [
     ["--ioengine=psync"], ["--ioengine=libaio", "--iodepth=16"], ["--ioengine=io_uring", "--iodepth=16"],
-    ["--ioengine=psync", "--numjobs=4", "--size=8M", "--offset_increment=8M"]], ids=["psync", "libaio", "io_uring", "jobs"])
+    ["--ioengine=psync", "--numjobs=4", "--size=8M", "--offset_increment=8M"]],
+    ids=["psync", "libaio", "io_uring", "jobs"])
 @pytest.mark.parametrize("direct", [0, 1])
 def test_fio_verifies(server, anywhere, point, tmp, engine_args, direct):
     process.need("fio")
@@ -109,8 +110,8 @@ def test_fio_verifies(server, anywhere, point, tmp, engine_args, direct):
 @pytest.mark.parametrize("direct_image", [False, True])
 def test_fsx_for_100000_operations(server, disk_image, point, tmp, direct_image):
     """
-    The file system exerciser of xfstests: reads, writes, truncates, fallocates of any size and alignment. No distribution
-    has a package of it; BULKHEAD_FSX says where it is, if it is not among the usual programs.
+    The file system exerciser of xfstests: reads, writes, truncates, fallocates of any size and alignment. No
+    distribution has a package of it; BULKHEAD_FSX says where it is, if it is not among the usual programs.
     """
     program = os.environ.get("BULKHEAD_FSX") or "fsx"
     process.need(program)
@@ -504,8 +505,8 @@ def test_nbd_and_fuse_see_each_other_at_once(server, anywhere, point, tmp):
         process.run("qemu-io", "-f", "raw", "-c", f"write -P {i + 1} {offset} 70000", server.uri("disk"))
         assert python("print(set(os.pread(os.open(sys.argv[1], os.O_RDONLY), 70000, int(sys.argv[2]))))", point,
                       offset) == f"{{{i + 1}}}\n"
-        python("os.pwrite(os.open(sys.argv[1], os.O_WRONLY), bytes([int(sys.argv[3])]) * 50000, int(sys.argv[2]))", point,
-               offset, 200 - i)
+        python("os.pwrite(os.open(sys.argv[1], os.O_WRONLY), bytes([int(sys.argv[3])]) * 50000, int(sys.argv[2]))",
+               point, offset, 200 - i)
         text = process.output("qemu-io", "-f", "raw", "-c", f"read -P {200 - i} {offset} 50000", server.uri("disk"))
         assert "Pattern verification failed" not in text
 
@@ -521,7 +522,8 @@ import subprocess
 fd = os.open(sys.argv[1], os.O_RDONLY)
 for i in range(1, 6):
     os.pread(fd, 65536, 0)
-    subprocess.run(['qemu-io', '-f', 'raw', '-c', f'write -P {i} 0 64k', sys.argv[2]], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(['qemu-io', '-f', 'raw', '-c', f'write -P {i} 0 64k', sys.argv[2]], check=True,
+                   stdout=subprocess.DEVNULL)
     print(set(os.pread(fd, 65536, 0)))
 """, point, server.uri("disk"))
     assert text == "".join(f"{{{i}}}\n" for i in range(1, 6))
@@ -533,7 +535,8 @@ def test_growth_is_seen_by_nbd(server, disk, point):
     server.export("disk", id="nbd")
     fuse.export(server, "disk", point, ident="fuse", growable=True)
     as_account("truncate", f"--size={SIZE + MIB}", point)
-    wait_for(lambda: int(process.output("nbdinfo", "--size", server.uri("disk"))) == SIZE + MIB, "NBD to see the new size")
+    wait_for(lambda: int(process.output("nbdinfo", "--size", server.uri("disk"))) == SIZE + MIB,
+             "NBD to see the new size")
 
 
 def test_block_resize_is_seen_at_once(server, disk, point):
@@ -557,7 +560,8 @@ def test_export_over_the_image_itself(server, disk):
 
 def test_window_of_an_image(server, disk, point):
     images.make(disk, SIZE, seed=5)
-    server.qmp.cmd("blockdev-add", {"driver": "raw", "node-name": "window", "file": "disk", "offset": MIB, "size": 2 * MIB})
+    server.qmp.cmd("blockdev-add", {"driver": "raw", "node-name": "window", "file": "disk", "offset": MIB,
+                                    "size": 2 * MIB})
     fuse.export(server, "window", point)
     assert output("stat", "-c", "%s", point).strip() == str(2 * MIB)
     assert "Operation not supported" in as_account("truncate", "--size=1M", point, status=1).stderr_text
@@ -640,7 +644,7 @@ def test_quit_unmounts_everything(server, image, tmp):
 
 
 @pytest.mark.parametrize("how", ["umount", "abort"])
-def test_mount_that_somebody_else_ends_ends_the_export(server, disk, point, how):
+def test_mount_that_somebody_else_ends_ends_the_export(server, disk, point, tmp, how):
     if os.getuid() != 0:
         pytest.skip("needs root")
     fuse.export(server, "disk", point)
@@ -648,11 +652,11 @@ def test_mount_that_somebody_else_ends_ends_the_export(server, disk, point, how)
         process.run("umount", "-l", point)
     else:
         minor = mounts_on(point)[0].split(" ")[2].split(":")[1]
-        control = f"/sys/fs/fuse/connections/{minor}/abort"
-        if not os.path.exists(control):
-            process.run("mount", "-t", "fusectl", "none", "/sys/fs/fuse/connections")
-        with open(control, "w") as f:
-            f.write("1")
+        connections = tmp / "connections"
+        connections.mkdir()
+        process.run("mount", "-t", "fusectl", "none", connections)
+        (connections / minor / "abort").write_text("1")
+        process.run("umount", connections)
     server.qmp.wait_event("BLOCK_EXPORT_DELETED", id="exp-disk")
     assert mounts_on(point) == [] and point.read_bytes() == b"below"
     fuse.export(server, "disk", point)
@@ -705,7 +709,8 @@ def test_allow_other_that_the_host_does_not_allow(server, disk, point):
 
 
 @pytest.mark.parametrize("members, words", [
-    ({"mountpoint": ""}, "mountpoint"), ({"mountpoint": "/" + "x" * 5000}, "mountpoint"), ({"mountpoint": 1}, "mountpoint"),
+    ({"mountpoint": ""}, "mountpoint"), ({"mountpoint": "/" + "x" * 5000}, "mountpoint"),
+    ({"mountpoint": 1}, "mountpoint"),
     ({"growable": "yes"}, "growable"), ({"allow-other": "maybe"}, "allow-other"), ({"name": "x"}, "name"),
 ])
 def test_unsuitable_member(server, disk, point, members, words):

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The FUSE worker without a kernel: the test is /dev/fuse, by a socket pair whose datagrams are requests and replies, and
- * it is the monitor. The threads, the fast path, libfuse and the block layer are the real ones.
+ * The FUSE worker without a kernel: the test is /dev/fuse, by a socket pair whose datagrams are requests and replies,
+ * and it is the monitor. The threads, the fast path, libfuse and the block layer are the real ones.
  */
 #include "tests/unit/block_fixture.h"
 
@@ -30,8 +30,8 @@ struct rig {
     struct fx_thread thread;
     struct io_loop *control_loop;
     pthread_t io_thread;
-    int fd;    /* our end of the descriptor that blocks */
-    int fd2;   /* and of the other one */
+    int fd;     /* our end of the descriptor that blocks */
+    int fd2;    /* and of the other one */
     int fds[2]; /* the worker's */
     int image_fd;
     uint64_t unique;
@@ -93,7 +93,8 @@ static void send_raw(uint32_t opcode, uint32_t len_field, const void *arg, size_
                      size_t data_bytes)
 {
     struct fuse_in_header in = { .len = len_field, .opcode = opcode, .unique = ++rig->unique, .nodeid = FUSE_ROOT_ID };
-    struct iovec iov[3] = { { &in, sizeof(in) }, { (void *)(uintptr_t)arg, arg_bytes },
+    struct iovec iov[3] = { { &in, sizeof(in) },
+                            { (void *)(uintptr_t)arg, arg_bytes },
                             { (void *)(uintptr_t)data, data_bytes } };
 
     assert_int_equal(writev(rig->fd, iov, 3), sizeof(in) + arg_bytes + data_bytes);
@@ -101,7 +102,8 @@ static void send_raw(uint32_t opcode, uint32_t len_field, const void *arg, size_
 
 static void send_request(uint32_t opcode, const void *arg, size_t arg_bytes, const void *data, size_t data_bytes)
 {
-    send_raw(opcode, (uint32_t)(sizeof(struct fuse_in_header) + arg_bytes + data_bytes), arg, arg_bytes, data, data_bytes);
+    send_raw(opcode, (uint32_t)(sizeof(struct fuse_in_header) + arg_bytes + data_bytes), arg, arg_bytes, data,
+             data_bytes);
 }
 
 static bool has_reply(int timeout_ms)
@@ -140,7 +142,9 @@ static struct reply *ask(uint32_t opcode, const void *arg, size_t arg_bytes)
 static struct reply *ask_init(void)
 {
     struct fuse_init_in in = {
-        .major = 7, .minor = 38, .max_readahead = 131072,
+        .major = 7,
+        .minor = 38,
+        .max_readahead = 131072,
         .flags = FUSE_ASYNC_READ | FUSE_ASYNC_DIO | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS,
     };
 
@@ -370,7 +374,8 @@ static void test_data_is_written_and_read(void **state)
     assert_memory_equal(bytes, got, sizeof(got));
     assert_int_equal(ask_read(12345, sizeof(bytes))->bytes, sizeof(bytes));
     assert_memory_equal(ask_read(12345, sizeof(bytes))->data, bytes, sizeof(bytes));
-    assert_true(atomic_load(&rig->page.ops[BLOCK_OP_READ]) == 2 && atomic_load(&rig->page.bytes[BLOCK_OP_WRITE]) == 50000);
+    assert_true(atomic_load(&rig->page.ops[BLOCK_OP_READ]) == 2 &&
+                atomic_load(&rig->page.bytes[BLOCK_OP_WRITE]) == 50000);
 }
 
 static void test_reads_stop_at_the_end(void **state)

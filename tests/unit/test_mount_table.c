@@ -8,8 +8,8 @@
 #include "monitor/mounter/fusermount.h"
 #include "monitor/mounter/mount-table.h"
 
-#define FUSE_LINE \
-    "104 29 0:52 / /srv/a\\040b\\134c rw,nosuid,nodev,relatime shared:7 master:1 - fuse.bulkhead bulkhead:e0 " \
+#define FUSE_LINE                                                                                                      \
+    "104 29 0:52 / /srv/a\\040b\\134c rw,nosuid,nodev,relatime shared:7 master:1 - fuse.bulkhead bulkhead:e0 "         \
     "rw,user_id=999,group_id=995,default_permissions"
 
 static void test_fuse_mount_is_parsed(void **state)
@@ -46,8 +46,16 @@ static void test_line_ends_at_its_newline(void **state)
 static void test_malformed_lines_are_refused(void **state)
 {
     static const char *const lines[] = {
-        "", "x", "29", "29 1 8 / / rw - ext4 a rw", "29 1 8:1", "29 1 8:1 /", "29 1 8:1 / /", "29 1 8:1 / / rw shared:1",
-        "29 1 8:1 / / rw -", "29 1 8:1 / / rw - ext4",
+        "",
+        "x",
+        "29",
+        "29 1 8 / / rw - ext4 a rw",
+        "29 1 8:1",
+        "29 1 8:1 /",
+        "29 1 8:1 / /",
+        "29 1 8:1 / / rw shared:1",
+        "29 1 8:1 / / rw -",
+        "29 1 8:1 / / rw - ext4",
         "29 1 8:1 / / rw - "
         "a123456789a123456789a123456789a123456789a123456789a123456789a123456789 b rw",
     };
@@ -74,8 +82,10 @@ static void test_cover_is_a_mount_on_the_root_of_another(void **state)
     struct mount_row row;
 
     assert_true(mount_row_parse("104 29 0:52 / /a rw - fuse.bulkhead e rw", &row));
-    assert_false(mount_table_is_covered("29 1 8:1 / / rw - ext4 s rw\n104 29 0:52 / /a rw - fuse.bulkhead e rw\n", &row));
-    assert_true(mount_table_is_covered("104 29 0:52 / /a rw - fuse.bulkhead e rw\n105 104 0:53 / /a rw - fuse e rw\n", &row));
+    assert_false(
+        mount_table_is_covered("29 1 8:1 / / rw - ext4 s rw\n104 29 0:52 / /a rw - fuse.bulkhead e rw\n", &row));
+    assert_true(
+        mount_table_is_covered("104 29 0:52 / /a rw - fuse.bulkhead e rw\n105 104 0:53 / /a rw - fuse e rw\n", &row));
     assert_false(mount_table_is_covered("105 104 0:53 / /a/b rw - fuse e rw\n", &row));
 }
 
@@ -93,8 +103,9 @@ static void test_table_of_this_process_is_read(void **state)
 
 static void test_messages_of_the_helper_get_advice(void **state)
 {
-    assert_non_null(strstr(fusermount_hint("option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf"),
-                           "allow-other=off"));
+    assert_non_null(
+        strstr(fusermount_hint("option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf"),
+               "allow-other=off"));
     assert_string_equal(fusermount_hint("something new"), "");
 }
 

@@ -24,7 +24,7 @@
 
 #define FX_IO_BYTES_MAX 1048576u /* of one READ or WRITE: what the kernel and libfuse allow at most */
 #define FX_SLOTS        128u     /* requests under way on one thread */
-#define FX_WARM_SLOTS   8u       /* buffers that stay in memory when a burst is over */
+#define FX_WARM_SLOTS   8u       /* buffers that stay in memory when a burst is over: the first ones */
 #define FX_TURN_MAX     64u      /* requests taken in one turn of the loop */
 
 /*
@@ -42,7 +42,6 @@ struct fx_thread;
 
 /* One request of the fast path. */
 struct fx_slot {
-    struct fx_slot *next; /* in the list of free ones */
     struct fx_thread *thread;
     uint8_t *data; /* page-aligned, FX_IO_BYTES_MAX; the request's headers end here */
     int reply_fd;
@@ -70,11 +69,13 @@ struct fx_thread {
     unsigned blocked_rounds;
     bool ended;               /* the mount is gone */
     _Atomic unsigned pending; /* requests that wait for the block layer, a pool thread or the monitor */
+    uint64_t free_slots[FX_SLOTS / 64]; /* a bit each */
     unsigned dirty_slots;
+    unsigned large_requests; /* that came to the first buffer */
+    bool has_huge_page;      /* which is in the first buffer */
     enum { FX_PIPE_SMALL, FX_PIPE_LARGE, FX_PIPE_UNUSABLE } pipe_state;
     int pipe_fds[2]; /* of splice.c */
     int reply_fd;    /* of the request that libfuse works on or answers */
-    struct fx_slot *free_slots;
     uint8_t *buffers;
     struct fx_slot slots[FX_SLOTS];
 };
@@ -127,6 +128,9 @@ void fx_thread_start(struct fx_thread *thread, int nonblocking_fd, int blocking_
 struct fx_thread *fx_thread_current(void);
 
 void fx_slot_put(struct fx_slot *slot);
+
+/* So much is in its buffer now, or will be: keep account of the memory that buffers take. */
+void fx_slot_fill(struct fx_slot *slot, size_t bytes);
 
 /* Requests that outlive the call they came with; the thread does not block in read(2) while there are any. */
 void fx_thread_begin_pending(struct fx_thread *thread);

@@ -10,7 +10,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/uio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "fuse-worker/export.h"
 
@@ -22,19 +23,25 @@
 #endif
 
 /*
- * False: nobody takes the answer. ENOENT says that the request was given up, ENODEV that the mount is gone, which the
- * next read will find too.
+ * One piece of memory, which the kernel takes with less ado than a vector: the answer's header ends where the data
+ * begins, and what is not the data goes to its end. False: nobody takes the answer. ENOENT says that the request was
+ * given up, ENODEV that the mount is gone, which the next read will find too.
  */
-static bool reply(struct fx_slot *slot, int result, void *body, size_t body_bytes)
+static bool reply(struct fx_slot *slot, int result, const void *body, size_t body_bytes)
 {
+    size_t bytes = sizeof(struct fuse_out_header) + (result < 0 ? 0 : body_bytes);
     struct fuse_out_header out = {
-        .len = (uint32_t)(sizeof(out) + (result < 0 ? 0 : body_bytes)),
+        .len = (uint32_t)bytes,
         .error = result < 0 ? result : 0,
         .unique = slot->unique,
     };
-    struct iovec iov[2] = { { &out, sizeof(out) }, { body, body_bytes } };
-    ssize_t n = writev(slot->reply_fd, iov, result < 0 || body_bytes == 0 ? 1 : 2);
+    uint8_t *start = body == slot->data ? slot->data - sizeof(out) : slot->data - bytes;
+    ssize_t n;
 
+    memcpy(start, &out, sizeof(out));
+    if (body != slot->data && bytes > sizeof(out))
+        memcpy(start + sizeof(out), body, body_bytes);
+    n = write(slot->reply_fd, start, bytes);
     fx_slot_put(slot);
     return n > 0;
 }
@@ -103,10 +110,7 @@ static void handle_read(struct fx_slot *slot, const struct fuse_in_header *in)
         fx_slot_put(slot);
         return;
     }
-    if (!slot->dirty && bytes > FX_PAGE_BYTES) {
-        slot->dirty = true;
-        thread->dirty_slots++;
-    }
+    fx_slot_fill(slot, bytes);
     r = submit(slot);
     if (r != BLOCK_PENDING)
         read_done(slot, r);

@@ -156,8 +156,8 @@ static const struct {
     { "Read-only file system", "; a mount point must be writable: choose a file on a writable file system", -EROFS },
     { "mounting over filesystem type", "; fusermount3 does not mount on files of this file system: choose another",
       -EPERM },
-    { "mount failed: Operation not permitted", "; is fusermount3 setuid root, and does the container allow mounts?",
-      -EPERM },
+    { "mount failed: Operation not permitted",
+      "; is fusermount3 setuid root, is CAP_SYS_ADMIN in the bounding set, and does the container allow mounts?", -EPERM },
     { ": Device or resource busy", "", -EBUSY },
 };
 

@@ -242,7 +242,7 @@ static int mount_request(struct mounter *mounter, const struct mounter_mount *re
     if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
         return error_set(err, -EPERM,
                          "cannot mount: bulkhead was started with no_new_privs, below which fusermount3 has no "
-                         "rights (systemd: set NoNewPrivileges=no)");
+                         "rights (systemd: use the drop-in bulkhead-fuse.conf, which sets NoNewPrivileges=no)");
     if (mounter->mount_count >= MOUNTER_MOUNTS_MAX)
         return error_set(err, -EMFILE, "there are %u FUSE mounts, and no more are allowed", mounter->mount_count);
     r = mount_point_open(request->path, &point, err);

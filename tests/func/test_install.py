@@ -27,7 +27,7 @@ def test_everything_is_in_its_place(installed):
     files = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert {"sbin/bulkhead", "libexec/bulkhead/bulkhead-nbd-export", "libexec/bulkhead/bulkhead-nbd-negotiate",
             "share/man/man8/bulkhead.8", "share/bash-completion/completions/bulkhead",
-            "share/doc/bulkhead/bulkhead.service"} <= files
+            "share/doc/bulkhead/bulkhead.service", "share/doc/bulkhead/bulkhead-fuse.conf"} <= files
     for path in installed.rglob("*"):
         assert path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH) == 0 or path.is_symlink(), path
 

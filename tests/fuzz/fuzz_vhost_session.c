@@ -5,6 +5,7 @@
  * worker, all on one loop. After each input the front-end leaves, and nothing may be left of it.
  */
 #include <assert.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdint.h>
@@ -30,6 +31,7 @@ static struct {
     struct worker_io_thread io;
     struct worker_page page;
     struct vhost_session *session;
+    struct block_node *roots[2]; /* requests are done at once, or a little later */
     struct sockaddr_un addr;
     socklen_t addr_len;
     int ram_fd, file_fd;
@@ -87,18 +89,19 @@ static unsigned count_fds(void)
 
 /* ---- Set-up, once ---- */
 
-static void open_node(void)
+static struct block_node *open_node(uint64_t latency_ns)
 {
     struct ipc_node node = { .driver = IPC_DRIVER_NULL_CO,
                              .flags = IPC_NODE_HAS_SIZE | IPC_NODE_READ_ZEROES,
                              .fd_index = -1,
                              .child_index = -1,
                              .size_bytes = 1 << 20,
+                             .latency_ns = latency_ns,
                              .name = "null" };
+    struct block_tree *tree;
 
-    assert(block_tree_open(&node, 1, NULL, 0, &all.worker.tree, NULL) == 0);
-    all.worker.root = block_tree_root(all.worker.tree);
-    block_node_info(all.worker.root, &all.worker.info);
+    assert(block_tree_open(&node, 1, NULL, 0, &tree, NULL) == 0);
+    return block_tree_root(tree);
 }
 
 static void make_listener(void)
@@ -128,7 +131,9 @@ static void set_up(void)
     all.worker.page = &all.page;
     assert(all.io.loop != NULL && io_engine_new(&config, &all.worker.engine, NULL) == 0);
     all.io.queue = io_engine_queue(all.worker.engine, 0);
-    open_node();
+    all.roots[0] = open_node(0);
+    all.roots[1] = open_node(1);
+    block_node_info(all.roots[0], &all.worker.info);
     assert(vhost_session_new(&all.worker, &all.session, NULL) == 0);
     all.worker.role_state = all.session;
     vhost_session_set_device(all.session);
@@ -243,6 +248,47 @@ static void begin_well(struct frontend *fe)
         send_message(&begin);
 }
 
+/* block_resize */
+static void resize(void)
+{
+    static unsigned times;
+
+    vhost_session_resize(all.session, times++ % 2 ? 1 << 20 : 1 << 19);
+}
+
+/* A second front-end; or the next one, if the first is out already. */
+static void come_as_a_stranger(void)
+{
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    /* Who accepts pauses while a session ends, so there may be no room for one more. */
+    assert(connect(sock, (struct sockaddr *)&all.addr, all.addr_len) == 0 || errno == EAGAIN);
+    run_loop(TURNS);
+    close(sock);
+    run_loop(TURNS);
+}
+
+static bool is_idle(void)
+{
+    struct pollfd pfd = { .fd = all.session->listener.fd, .events = POLLIN };
+
+    return all.session->watch.fd < 0 && all.session->listener.events != 0 && poll(&pfd, 1, 0) == 0;
+}
+
+/* A session whose front-end has left ends, all is given back, and the next front-end is waited for. */
+static void check_the_end(unsigned fds_before)
+{
+    for (unsigned i = 0; !is_idle(); i++) {
+        assert(i < 1000);
+        if (all.session->listener.events == 0) /* who accepts pauses: not here */
+            io_loop_timer_set(all.worker.control_loop, &all.session->accept_again, 1);
+        run_loop(TURNS);
+    }
+    assert(count_fds() == fds_before);
+    assert(all.session->shared.memory.count == 0 && all.session->inflight.map == NULL);
+}
+
+/* By the two lowest bits of an action; its others: 0x20 resize, 0x40 a stranger, 0x80 the next action comes soon. */
 static void (*const actions[])(struct frontend *fe) = { send_message, send_message, write_ram, kick };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -261,6 +307,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fe.pair) == 0);
     assert(connect(fe.sock, (struct sockaddr *)&all.addr, all.addr_len) == 0);
     take(&fe, &how, 1);
+    all.worker.root = all.roots[how >> 1 & 1];
     if (how & 1)
         begin_well(&fe);
     run_loop(TURNS);
@@ -269,6 +316,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         take(&fe, &action, 1);
         actions[action % ARRAY_SIZE(actions)](&fe);
+        if (action & 0x20)
+            resize();
+        if (action & 0x40)
+            come_as_a_stranger();
         run_loop(action & 0x80 ? 1 : TURNS); /* many at once, or one after the other */
     }
     close(fe.sock);
@@ -276,11 +327,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     close(fe.pair[1]);
     for (unsigned i = 0; i < 4; i++)
         close(fe.events[i]);
-    for (unsigned i = 0; all.session->watch.fd >= 0; i++) {
-        assert(i < 100); /* a session whose front-end has left ends */
-        run_loop(TURNS);
-    }
-    assert(count_fds() == fds_before);
-    assert(all.session->shared.memory.count == 0 && all.session->inflight.map == NULL);
+    check_the_end(fds_before);
     return 0;
 }

@@ -72,15 +72,17 @@ static int find_extents(struct block_request *req, uint8_t *scratch)
 
     req->extents_count = 0;
     while (pos < end) {
-        uint64_t data = round_down(seek_data(file, pos), BLOCK_SECTOR_BYTES);
+        uint64_t known = cache_find(file, pos);
+        uint64_t data = known > pos ? pos : round_down(seek_data(file, pos), BLOCK_SECTOR_BYTES);
         uint64_t stop;
 
         if (data > pos) {
             stop = MIN(data, end);
             add_extent(req, stop - pos, BLOCK_EXTENT_ZERO | BLOCK_EXTENT_HOLE);
         } else {
-            stop = seek_hole(file, pos);
-            cache_store(file, pos, stop, unmap_count);
+            stop = known > pos ? known : seek_hole(file, pos);
+            if (known == pos)
+                cache_store(file, pos, stop, unmap_count);
             stop = MIN(stop, end);
             add_extent(req, stop - pos, 0);
         }
@@ -96,7 +98,8 @@ int file_status_begin(struct file_state *file, struct block_request *req)
     uint64_t end = req->offset + req->len_bytes;
     uint64_t data_end = file->block_device ? end : cache_find(file, req->offset);
 
-    if (data_end == req->offset)
+    /* What follows the known extent is looked for only if it can be told, too. */
+    if (data_end == req->offset || (data_end < end && req->extents_max > 1))
         return io_queue_call(req->queue, req, find_extents);
     req->extents_count = 0;
     add_extent(req, MIN(data_end, end) - req->offset, 0);

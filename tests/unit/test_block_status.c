@@ -90,12 +90,28 @@ static void test_a_known_extent_of_data_is_answered_at_once(void **state)
     open_sparse(f);
     assert_int_equal(fixture_status(f, 512 * KIB, 1024, got, 4), 1);
     call.req = (struct block_request){
-        .op = BLOCK_OP_STATUS, .offset = 600 * KIB, .len_bytes = SIZE - 600 * KIB, .extents = got, .extents_max = 4
+        .op = BLOCK_OP_STATUS, .offset = 600 * KIB, .len_bytes = SIZE - 600 * KIB, .extents = got, .extents_max = 1
     };
     assert_int_equal(call_start(f, &call), 0);
     assert_int_equal(call.req.extents_count, 1);
     assert_int_equal(got[0].len_bytes, 168 * KIB);
     assert_int_equal(got[0].flags, 0);
+    call.req.len_bytes = 1024; /* within it, whatever there is room for */
+    call.req.extents_max = 4;
+    assert_int_equal(call_start(f, &call), 0);
+    assert_int_equal(got[0].len_bytes, 1024);
+}
+
+static void test_what_follows_a_known_extent_is_looked_for(void **state)
+{
+    static const struct block_extent expected[] = { { 32 * KIB, 0 }, { 384 * KIB, HOLE }, { 256 * KIB, 0 }, { 256 * KIB, HOLE } };
+    struct block_fixture *f = *state;
+    struct block_extent got[8];
+
+    open_sparse(f);
+    assert_int_equal(fixture_status(f, 64 * KIB, 1024, got, 8), 1);
+    assert_int_equal(fixture_status(f, 96 * KIB, SIZE - 96 * KIB, got, 8), 4);
+    check_extents(got, expected, 4);
 }
 
 static void test_what_was_unmapped_is_no_longer_data(void **state)
@@ -163,6 +179,7 @@ int main(void)
         FIXTURE_TEST(test_as_many_extents_as_there_is_room_for),
         FIXTURE_TEST(test_extents_never_reach_beyond_the_range),
         FIXTURE_TEST(test_a_known_extent_of_data_is_answered_at_once),
+        FIXTURE_TEST(test_what_follows_a_known_extent_is_looked_for),
         FIXTURE_TEST(test_what_was_unmapped_is_no_longer_data),
         FIXTURE_TEST(test_what_was_written_is_data),
         FIXTURE_TEST(test_the_rounded_tail_belongs_to_the_last_sector),

@@ -5,6 +5,7 @@ the trouble is over the same client goes on.
 """
 
 import os
+import struct
 
 import pytest
 
@@ -90,6 +91,21 @@ def test_the_client_itself_frees_space_by_trim(nbd, full_disk):
         assert client.write(offset, block) == 0
         assert client.read(0, MIB) == bytes(MIB)
         assert client.read(offset, MIB) == block
+
+
+def test_what_is_no_hole_can_be_written_on_a_full_disk(nbd, full_disk):
+    """"base:allocation": without NBD_STATE_HOLE there is space already."""
+    with client_of(nbd, structured=True, contexts=["base:allocation"]) as client:
+        offset = 0
+        while client.write(offset, images.pattern(256 * KIB, 9)) == 0:
+            offset += 512 * KIB
+        client.request(CMD_BLOCK_STATUS, 0, 8 * MIB)
+        [payload] = [payload for kind, payload in client.chunks() if kind == TYPE_BLOCK_STATUS]
+        at = 0
+        for length, state in struct.iter_unpack(">II", payload[4:]):
+            assert state & 1 or client.write(at, b"w" * length) == 0
+            at += length
+        assert client.write(offset, b"w" * 256 * KIB) == ENOSPC
 
 
 def test_write_zeroes_on_a_full_disk(nbd, full_disk):

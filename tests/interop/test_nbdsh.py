@@ -168,6 +168,68 @@ def test_meta_contexts(shell):
     """)
 
 
+def test_contexts_that_are_chosen(shell, image):
+    """Several, and wildcards, which choose nothing."""
+    shell.server.add_file("deep", image("deep.img", data=[(MIB, DATA)]))
+    shell.server.export("deep", **{"allocation-depth": True})
+    shell(f"""
+        def extents(*queries):
+            h = nbd.NBD()
+            for query in queries:
+                h.add_meta_context(query)
+            h.connect_uri(uri)
+            found = dict()
+            if any(h.can_meta_context(query) for query in queries):
+                h.block_status(2 * MIB, 0, lambda name, start, entries, error: found.update({{name: entries[1::2]}}) or 0)
+            return found
+        assert extents("base:allocation", "qemu:allocation-depth").keys() == {{"base:allocation", "qemu:allocation-depth"}}
+        assert extents("base:allocation", "x:y", "qemu:dirty-bitmap:z") == {{"base:allocation": [3, 0]}}
+        assert extents("qemu:allocation-depth").keys() == {{"qemu:allocation-depth"}}
+        assert extents("base:", "qemu:", "base:other") == {{}}
+    """, name="deep")
+
+
+def test_starttls_where_there_is_none(shell):
+    """The server says no; a client that wants no less leaves, another goes on in clear."""
+    shell("""
+        if not h.supports_tls():
+            raise SystemExit(0)
+        h.set_tls(nbd.TLS_ALLOW)
+        h.connect_uri(uri)
+        assert not h.get_tls_negotiated() and h.pread(512, 0) == bytes(512)
+        h = nbd.NBD()
+        h.set_tls(nbd.TLS_REQUIRE)
+        try:
+            h.connect_uri(uri)
+        except nbd.Error:
+            pass
+        else:
+            raise AssertionError("connected")
+    """)
+
+
+@pytest.mark.own("extended headers came with QEMU 8.2")
+def test_extended_headers(shell):
+    """libnbd has them since 1.18."""
+    probe = run("nbdsh", "-c", "import sys; sys.exit(0 if hasattr(h, 'get_extended_headers_negotiated') else 77)", status=None)
+    if probe.returncode == 77:
+        pytest.skip("libnbd is too old for extended headers (tests/func/test_nbd_extended.py speaks them itself)")
+    shell(f"""
+        h.add_meta_context("base:allocation")
+        h.connect_uri(uri)
+        assert h.get_extended_headers_negotiated() and h.can_block_status_payload()
+        found = []
+        h.block_status_64({SIZE}, 0, lambda name, start, entries, error: found.extend(entries) or 0)
+        assert found == [(MIB, 3), (MIB, 0), ({SIZE} - 2 * MIB, 3)], found
+        h.block_status_filter({SIZE}, 0, ["base:allocation"], lambda *a: 0)
+        h.zero({SIZE}, 0)
+        assert h.pread(512, MIB) == bytes(512)
+        h.set_strict_mode(0)
+        fails(errno.EINVAL, h.pwrite, bytes(512), 0, nbd.CMD_FLAG_DF)
+        fails(errno.EINVAL, h.zero, 1 << 40, 0)
+    """)
+
+
 def test_block_status_without_a_context_is_refused(shell):
     shell("""
         h.connect_uri(uri)
@@ -313,6 +375,28 @@ def test_illegal_request(shell, request_text, code, path):
         assert h.pread(16, MIB) == {DATA[:16]!r}
     """)
     assert images.read(path, MIB, MIB) == DATA
+
+
+@pytest.mark.parametrize("structured", [False, True], ids=["simple", "structured"])
+def test_each_flag_that_a_command_does_not_have(shell, structured):
+    """Bit by bit; libnbd itself lets the four upper bits alone."""
+    shell(f"""
+        h.set_request_structured_replies({structured})
+        if {structured}:
+            h.add_meta_context("base:allocation")
+        h.connect_uri(uri)
+        h.set_strict_mode(0)
+        fua, no_hole, df, one, fast = 1, 2, 4, 8, 16
+        status = (h.block_status, 512, 0, lambda *a: 0)
+        for good, function, *args in ((fua | df * {structured}, h.pread_structured, 512, 0, lambda *a: 0), (fua, h.pwrite, bytes(512), 0),
+                                      (fua, h.flush), (fua, h.trim, 512, 0), (fua, h.cache, 512, 0),
+                                      (fua | no_hole | fast, h.zero, 512, 0), (fua | one, *status))[:7 if {structured} else 6]:
+            for bit in range(12):
+                if good >> bit & 1 == 0:
+                    fails(errno.EINVAL, function, *args, 1 << bit)
+            function(*args, fua)
+        assert h.pread(512, MIB) == {DATA[:512]!r}
+    """)
 
 
 @OWN_ERRORS

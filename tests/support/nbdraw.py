@@ -157,16 +157,16 @@ class NbdRaw:
         self.sock.sendall(data)
 
     def recv(self, length):
-        data = b""
-        while len(data) < length:
+        data, have = bytearray(length), 0
+        while have < length:
             try:
-                more = self.sock.recv(length - len(data))
+                more = self.sock.recv_into(memoryview(data)[have:])
             except ConnectionResetError:
-                more = b""
+                more = 0
             if not more:
-                raise Closed(f"after {len(data)} of {length} bytes")
-            data += more
-        return data
+                raise Closed(f"after {have} of {length} bytes")
+            have += more
+        return bytes(data)
 
     def expect_closed(self):
         """The server closes the connection (and sends nothing more than it must)."""

@@ -31,13 +31,14 @@ static void skip_payload(struct nbd_client *client, struct cursor *in)
         nbd_output_reply(client, &client->skip_request, client->skip_error, client->skip_text);
 }
 
-void nbd_client_refuse(struct nbd_client *client, const struct nbd_request *request, uint32_t error, const char *text)
+void nbd_client_refuse(struct nbd_client *client, const struct nbd_request *request, uint64_t taken_bytes,
+                       uint32_t error, const char *text)
 {
-    if (request->payload_bytes == 0) {
+    if (request->payload_bytes == taken_bytes) {
         nbd_output_reply(client, request, error, text);
         return;
     }
-    client->skip_bytes = request->payload_bytes;
+    client->skip_bytes = request->payload_bytes - taken_bytes;
     client->skip_request = *request;
     client->skip_error = error;
     client->skip_text = text;
@@ -72,7 +73,7 @@ static bool take_request(struct nbd_client *client, struct cursor *in)
         return false;
     }
     if (error != 0) {
-        nbd_client_refuse(client, &request, error, text);
+        nbd_client_refuse(client, &request, 0, error, text);
     } else if (request.command->handle(client, &request, &rest) == NBD_STALLED) {
         client->stalled = true;
         return false;
@@ -169,6 +170,15 @@ static void receive_failed(struct nbd_client *client, ssize_t result)
         nbd_client_close(client, false, "the client closed the connection without NBD_CMD_DISC");
 }
 
+/* Where the payload of a slot goes on, and how much of it has room there. */
+static struct iovec payload_room(const struct nbd_slot *slot)
+{
+    size_t used = (size_t)(slot->received_bytes - slot->executed_bytes);
+    uint64_t wanted = slot->request.payload_bytes - slot->received_bytes;
+
+    return (struct iovec){ slot->buffer->data + used, (size_t)MIN(wanted, slot->buffer->size_bytes - used) };
+}
+
 /* len_bytes have been received; those that belong to a payload in a slot come first. Returns how many they are. */
 static size_t account_payload(struct nbd_client *client, size_t len_bytes)
 {
@@ -177,11 +187,13 @@ static size_t account_payload(struct nbd_client *client, size_t len_bytes)
 
     if (slot == NULL)
         return 0;
-    n = MIN(len_bytes, (size_t)(slot->request.payload_bytes - slot->received_bytes));
+    n = MIN(len_bytes, payload_room(slot).iov_len);
     slot->received_bytes += n;
     if (slot->received_bytes == slot->request.payload_bytes) {
         client->receiving = NULL;
         slot->request.command->received(slot);
+    } else if (slot->in_pieces) {
+        nbd_write_piece(slot);
     }
     return n;
 }
@@ -211,9 +223,9 @@ static void receive(struct nbd_client *client)
     memcpy(buffer, client->stash, client->stash_bytes);
     iov[1] = (struct iovec){ buffer + client->stash_bytes, offered_bytes };
     if (slot != NULL) {
-        iov[0] = (struct iovec){ slot->buffer->data + slot->received_bytes,
-                                 (size_t)(slot->request.payload_bytes - slot->received_bytes) };
-        n = readv(client->watch.fd, iov, 2);
+        iov[0] = payload_room(slot);
+        /* What follows the payload, only if the payload has room up to its end. */
+        n = readv(client->watch.fd, iov, iov[0].iov_len == slot->request.payload_bytes - slot->received_bytes ? 2 : 1);
     } else {
         n = recv(client->watch.fd, iov[1].iov_base, iov[1].iov_len, MSG_DONTWAIT);
     }

@@ -29,6 +29,10 @@
 #define NBD_TURN_REQUESTS_MAX  512u            /* of one client, then the others of its thread have theirs */
 #define NBD_RECEIVE_BYTES      (256u << 10)    /* the receive buffer of a thread */
 #define NBD_RECEIVE_LARGE_BYTES (32u << 10) /* of it, while large payloads come: they are to land in their slots */
+#define NBD_WINDOW_BYTES       (256u << 10) /* larger writes are executed piece by piece, while they arrive */
+#define NBD_PIECE_MIN_BYTES    (64u << 10)
+#define NBD_PIECE_ALIGN        4096u        /* pieces end at multiples of this, so that no page is touched twice */
+#define NBD_WINDOW_REST        64u          /* large writes, before that is tried again where it could not be done */
 #define NBD_SEND_BYTES         (256u << 10)    /* the send buffer of a thread */
 #define NBD_SEND_NOW_BYTES     (64u << 10)     /* so much is sent at once: the client works on it meanwhile */
 #define NBD_SENDFILE_MIN_BYTES (16u << 10)     /* reads from this size on go from the page cache to the socket */
@@ -50,6 +54,8 @@ struct nbd_slot {
     struct nbd_buffer *buffer; /* payload or result; may be NULL */
     struct iovec iov;          /* of req */
     uint64_t received_bytes;   /* of the payload, while it is being received */
+    uint64_t executed_bytes;   /* of it, from its start; the buffer begins with what follows them */
+    bool in_pieces;            /* the buffer is a window, see write_piece() */
     bool looking;              /* a read that first asks whether there is anything to read */
 
     /* The reply: head, body, tail. */
@@ -95,6 +101,7 @@ struct nbd_client {
     uint8_t stash[NBD_HEADER_BYTES_MAX]; /* the start of a header whose rest has not arrived */
     size_t stash_bytes;
     size_t receive_bytes; /* how much of the receive buffer the next recv may fill */
+    unsigned window_rest; /* large writes to come that are taken as a whole */
     bool stalled; /* its share is used up */
     bool dirty;   /* in the thread's list: something has completed, or there is more to execute */
 
@@ -199,6 +206,9 @@ struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_reques
 void nbd_slot_free(struct nbd_slot *slot);
 void nbd_slot_drop_buffer(struct nbd_slot *slot);
 
+/* Another buffer of len_bytes in place of its own, which it is left with if there is no memory (-ENOMEM). */
+int nbd_slot_replace_buffer(struct nbd_slot *slot, size_t len_bytes, size_t keep_bytes);
+
 /* What the buffer of a BLOCK_STATUS has to hold. */
 size_t nbd_slot_status_bytes(const struct nbd_limits *limits);
 
@@ -222,6 +232,11 @@ void nbd_slot_hole(struct nbd_slot *slot);
 
 /* BLOCK_REQ_FUA if the request asks for it, or the export makes all writes that. */
 unsigned nbd_request_fua(const struct nbd_client *client, const struct nbd_request *request);
+
+/* ---- command.c ---- */
+
+/* Execute what has arrived of a write in pieces, if it is worth it. */
+void nbd_write_piece(struct nbd_slot *slot);
 
 /* ---- output.c ---- */
 
@@ -262,8 +277,9 @@ void nbd_client_start(struct nbd_client *client);
 /* One turn: output, input, execution, output. May free the client. */
 void nbd_client_turn(struct nbd_client *client, bool readable);
 
-/* Answer with an error, after the payload has been skipped, of which nothing has been taken yet. */
-void nbd_client_refuse(struct nbd_client *client, const struct nbd_request *request, uint32_t error, const char *text);
+/* Answer with an error, after the payload has been skipped, of which taken_bytes have been taken already. */
+void nbd_client_refuse(struct nbd_client *client, const struct nbd_request *request, uint64_t taken_bytes,
+                       uint32_t error, const char *text);
 
 /* Take no more requests; when all is answered (or cannot be), the client is freed. The first reason stays. */
 void nbd_client_close(struct nbd_client *client, bool in_order, const char *reason);

@@ -51,7 +51,8 @@ struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_reques
         slot->request = *request;
     slot->client = client;
     slot->next = NULL;
-    slot->received_bytes = 0;
+    slot->received_bytes = slot->executed_bytes = 0;
+    slot->in_pieces = false;
     slot->looking = false;
     slot->head_bytes = slot->body_bytes = slot->tail_bytes = slot->sent_bytes = 0;
     slot->body = NULL;
@@ -69,6 +70,19 @@ void nbd_slot_drop_buffer(struct nbd_slot *slot)
     slot->client->stalled = false;
     nbd_buffer_put(&slot->client->thread->buffers, slot->buffer);
     slot->buffer = NULL;
+}
+
+int nbd_slot_replace_buffer(struct nbd_slot *slot, size_t len_bytes, size_t keep_bytes)
+{
+    struct nbd_buffer *buffer = nbd_buffer_get(&slot->client->thread->buffers, len_bytes);
+
+    if (buffer == NULL)
+        return -ENOMEM;
+    memcpy(buffer->data, slot->buffer->data, keep_bytes);
+    nbd_slot_drop_buffer(slot);
+    slot->buffer = buffer;
+    slot->client->bytes_in_use += buffer->size_bytes;
+    return 0;
 }
 
 void nbd_slot_free(struct nbd_slot *slot)
@@ -255,7 +269,7 @@ static void set_buffers(struct nbd_slot *slot)
         req->extents_count = 0;
         return;
     }
-    slot->iov = (struct iovec){ .iov_base = slot->buffer->data, .iov_len = (size_t)slot->request.len_bytes };
+    slot->iov = (struct iovec){ .iov_base = slot->buffer->data, .iov_len = (size_t)req->len_bytes };
     req->iov = &slot->iov;
     req->iov_count = 1;
 }
@@ -276,8 +290,8 @@ static int submit_op(struct nbd_slot *slot, enum block_op op, unsigned flags)
 
     req->op = op;
     req->flags = flags;
-    req->offset = slot->request.offset;
-    req->len_bytes = slot->request.len_bytes;
+    req->offset = slot->request.offset + slot->executed_bytes;
+    req->len_bytes = slot->request.len_bytes - slot->executed_bytes;
     req->complete = slot_complete;
     set_buffers(slot);
     rc = block_submit(thread->export->root, thread->queue, req);

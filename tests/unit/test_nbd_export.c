@@ -665,6 +665,131 @@ static void test_write_of_32_mib(void **state)
     assert_memory_equal(fake.data, payload_bytes, NBD_MAX_PAYLOAD);
 }
 
+#define LARGE (1u << 20)
+
+/* The header and the first half of a large write at an odd offset; what can be executed has been. */
+static void begin_large_write(struct peer *peer)
+{
+    for (uint32_t i = 0; i < LARGE; i++)
+        payload_bytes[i] = (uint8_t)(i * 5 + (i >> 9));
+    request(peer, NBD_CMD_WRITE, 0, 1, 100, LARGE);
+    peer_send(peer, payload_bytes, LARGE / 2);
+    turns();
+}
+
+static void end_large_write(struct peer *peer)
+{
+    peer_send(peer, payload_bytes + LARGE / 2, LARGE / 2);
+    request(peer, NBD_CMD_FLUSH, 0, 2, 0, 0);
+    settle_all(peer);
+}
+
+static void test_large_write_is_executed_while_it_arrives(void **state)
+{
+    struct peer *peer = simple_peer();
+    uint64_t at = 100;
+
+    begin_large_write(peer);
+    assert_true(fake.log_count > 0);
+    assert_memory_equal(fake.data + 100, payload_bytes, LARGE / 2 - NBD_PIECE_MIN_BYTES);
+    assert_nothing_left(peer); /* no word before all of it is in place */
+    end_large_write(peer);
+    assert_int_equal(get_simple(peer, 1), 0);
+    assert_int_equal(get_simple(peer, 2), 0);
+    assert_memory_equal(fake.data + 100, payload_bytes, LARGE);
+    assert_int_equal(fake.data[99], 0);
+    assert_int_equal(fake.data[100 + LARGE], 0);
+    for (unsigned i = 0; i + 1 < fake.log_count; i++) { /* each byte once, no page twice */
+        assert_int_equal(fake.log[i].offset, at);
+        at += fake.log[i].len_bytes;
+        assert_true(i + 2 == fake.log_count || at % NBD_PIECE_ALIGN == 0);
+    }
+    assert_int_equal(at, 100 + LARGE);
+    assert_int_equal(fx->page.ops[BLOCK_OP_WRITE], 1);
+    assert_int_equal(fx->page.bytes[BLOCK_OP_WRITE], LARGE);
+}
+
+static void test_large_write_that_would_block_is_gathered(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    fake.pend = true;
+    begin_large_write(peer);
+    end_large_write(peer);
+    assert_int_equal(fake.inline_attempts, 1);
+    assert_int_equal(fake.pending_count, 2); /* all of it, and the flush */
+    fake.pend = false;
+    fake_complete(0);
+    assert_simple(peer, 1, 0);
+    assert_memory_equal(fake.data + 100, payload_bytes, LARGE);
+    fake_complete(0);
+    assert_simple(peer, 2, 0);
+    fake.inline_attempts = 0;
+    write_request(peer, 0, 3, 4096, LARGE); /* not tried again so soon */
+    assert_simple(peer, 3, 0);
+    assert_int_equal(fake.inline_attempts, 0);
+}
+
+static void test_rest_of_a_large_write_that_would_block_is_gathered(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    begin_large_write(peer);
+    fake.pend = true;
+    end_large_write(peer);
+    assert_int_equal(fake.pending_count, 2);
+    assert_in_range(fake.pending_bytes, LARGE / 2, LARGE / 2 + NBD_PIECE_MIN_BYTES);
+    fake.pend = false;
+    fake_complete(0);
+    assert_simple(peer, 1, 0);
+    assert_memory_equal(fake.data + 100, payload_bytes, LARGE);
+    fake_complete(0);
+    assert_simple(peer, 2, 0);
+    assert_int_equal(fx->page.bytes[BLOCK_OP_WRITE], LARGE);
+}
+
+static void test_errors_large_write_that_fails_half_way(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    begin_large_write(peer);
+    fake.error = -ENOSPC;
+    peer_send(peer, payload_bytes + LARGE / 2, LARGE / 4);
+    turns();
+    fake.error = 0;
+    assert_nothing_left(peer); /* the rest of its payload comes first */
+    peer_send(peer, payload_bytes + LARGE / 4 * 3, LARGE / 4);
+    request(peer, NBD_CMD_FLUSH, 0, 2, 0, 0);
+    settle_all(peer);
+    assert_int_equal(get_simple(peer, 1), NBD_ENOSPC);
+    assert_int_equal(get_simple(peer, 2), 0);
+    assert_int_equal(fx->io_errors, 1);
+    assert_int_equal(fx->page.errors[BLOCK_OP_WRITE], 1);
+}
+
+static void test_errors_end_in_the_middle_of_a_large_write(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    begin_large_write(peer);
+    close_fd(&peer->fd);
+    turns();
+    assert_true(fx->gone[0]);
+    assert_non_null(strstr(fx->reason[0], "in the middle"));
+    assert_int_equal(fx->page.ops[BLOCK_OP_WRITE], 0);
+}
+
+static void test_large_write_with_fua_is_one(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    write_request(peer, NBD_CMD_FLAG_FUA, 1, 0, LARGE);
+    assert_simple(peer, 1, 0);
+    assert_int_equal(fake.log_count, 1);
+    assert_int_equal(fake.log[0].flags, BLOCK_REQ_FUA);
+    assert_int_equal(fake.log[0].len_bytes, LARGE);
+}
+
 static void test_fua_goes_down(void **state)
 {
     struct peer *peer = simple_peer();
@@ -1362,6 +1487,12 @@ static void test_extended_write(void **state)
     peer_send(peer, payload_bytes + 100, 412);
     assert_extended_none(peer, 2, 8192);
     assert_memory_equal(fake.data + 8192, payload_bytes, 512);
+    /* Executed while it arrives: the reply has the offset of the request, not that of the last piece. */
+    extended_request(peer, NBD_CMD_WRITE, NBD_CMD_FLAG_PAYLOAD_LEN, 3, 16384, LARGE);
+    peer_send(peer, payload_bytes, LARGE);
+    settle_all(peer);
+    assert_extended_none(peer, 3, 16384);
+    assert_memory_equal(fake.data + 16384, payload_bytes, LARGE);
 }
 
 /* There is no payload then: the next request follows at once. */
@@ -1643,6 +1774,12 @@ int main(void)
         TEST(test_write_that_arrives_in_pieces),
         TEST(test_pending_write_keeps_its_payload),
         TEST(test_write_of_32_mib),
+        TEST(test_large_write_is_executed_while_it_arrives),
+        TEST(test_large_write_that_would_block_is_gathered),
+        TEST(test_rest_of_a_large_write_that_would_block_is_gathered),
+        TEST(test_errors_large_write_that_fails_half_way),
+        TEST(test_errors_end_in_the_middle_of_a_large_write),
+        TEST(test_large_write_with_fua_is_one),
         TEST(test_fua_goes_down),
         TEST(test_writethrough_makes_writes_fua),
         TEST(test_full_disk),

@@ -18,6 +18,7 @@
 #define REST_MS       200 /* when descriptors or memory have run out */
 #define FULL_WAIT_MS  500 /* for a client over the limit, before it is turned away */
 #define FULL_BATCH    128 /* of them at a time: the backlog */
+#define UNIX_SEND_BYTES (512 << 10) /* the kernel doubles it */
 #define LOG_LINES_MAX 50
 #define HANDSHAKE_SECONDS_MAX (UINT32_MAX / 1000 - 1) /* 49 days; what is longer makes no difference */
 #define LOG_WINDOW_NS UINT64_C(10000000000)
@@ -90,6 +91,20 @@ void nbd_server_directory_changed(struct nbd_server *server)
     close_fd(&server->directory_fd);
 }
 
+/*
+ * Unix sockets have 208 KiB for what is on its way unless somebody asks for more, which a server of large reads fills in no
+ * time, only to sleep until most of it has been taken. TCP sees to itself. The host's limit (net.core.wmem_max) holds.
+ */
+static void widen_unix_socket(int fd)
+{
+    int domain = AF_UNSPEC;
+    socklen_t len = sizeof(domain);
+    int bytes = UNIX_SEND_BYTES;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+}
+
 /* Owns fd. */
 static struct nbd_client *client_new(struct nbd_server *server, int fd)
 {
@@ -99,6 +114,7 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
         close(fd);
         return NULL;
     }
+    widen_unix_socket(fd);
     client->server = server;
     client->id = server->next_client_id++;
     client->fd = fd;
@@ -279,6 +295,8 @@ static int make_relay(struct nbd_client *client)
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
         return -errno;
+    widen_unix_socket(ends[0]);
+    widen_unix_socket(ends[1]);
     r = negotiator_relay(client->negotiator, ends[1]);
     close_fd(&ends[1]);
     if (r < 0) {

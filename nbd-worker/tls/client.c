@@ -314,14 +314,25 @@ static void run_task(struct io_task *task)
         run(client);
 }
 
+static bool may_receive(uint32_t events)
+{
+    return (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0;
+}
+
 static void client_ready(struct io_watch *watch, uint32_t events)
 {
-    run(container_of(watch, struct tls_client, watch));
+    struct tls_client *client = container_of(watch, struct tls_client, watch);
+
+    relay_ready(&client->relay, may_receive(events), false);
+    run(client);
 }
 
 static void worker_ready(struct io_watch *watch, uint32_t events)
 {
-    run(container_of(watch, struct tls_client, worker_watch));
+    struct tls_client *client = container_of(watch, struct tls_client, worker_watch);
+
+    relay_ready(&client->relay, false, may_receive(events));
+    run(client);
 }
 
 static void expired(struct io_timer *timer)

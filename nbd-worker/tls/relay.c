@@ -27,6 +27,12 @@ void relay_done(struct relay *relay)
     tls_buffer_done(&relay->down);
 }
 
+void relay_ready(struct relay *relay, bool client, bool worker)
+{
+    relay->client_dry &= !client;
+    relay->worker_dry &= !worker;
+}
+
 /* ---- Each returns 1 if it made progress, 0 if it could not, or -errno with err ---- */
 
 /* A client that is gone without close_notify has ended, too: NBD has its own word for a goodbye, NBD_CMD_DISC. */
@@ -36,20 +42,31 @@ static int end_of_client(struct relay *relay)
     return 1;
 }
 
-static int decrypt(struct relay *relay, struct error *err)
+/* What the client sent. A socket that gave less than there was room for is not asked again before it says that it has more. */
+static int receive_up(struct relay *relay)
 {
-    ssize_t n;
+    struct tls_channel *channel = relay->channel;
+    size_t before = tls_buffer_used(&channel->in), room = tls_buffer_room(&channel->in);
+    int r;
 
-    if (relay->client_ended || tls_buffer_room(&relay->up) < TLS_RECORD_BYTES)
+    if (relay->client_dry || relay->client_ended || channel->eof || room < TLS_RECORD_BYTES + TLS_RECORD_OVERHEAD)
         return 0;
-    n = gnutls_record_recv(relay->channel->session, relay->up.data + relay->up.end, TLS_RECORD_BYTES);
+    r = tls_channel_fill(channel);
+    relay->client_dry = r != 1 || tls_buffer_used(&channel->in) - before < room;
+    return r == 1;
+}
+
+static int decrypt_one(struct relay *relay, struct error *err)
+{
+    ssize_t n = gnutls_record_recv(relay->channel->session, relay->up.data + relay->up.end, TLS_RECORD_BYTES);
+
     if (n > 0) {
         relay->up.end += relay->up_ended ? 0 : (size_t)n; /* nobody wants it any more */
         relay->warnings = 0;
         return 1;
     }
     if (n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED)
-        return tls_channel_fill(relay->channel) == 1;
+        return 0;
     if (n == 0 || n == GNUTLS_E_PREMATURE_TERMINATION || relay->channel->eof)
         return end_of_client(relay);
     if (n == GNUTLS_E_REHANDSHAKE)
@@ -57,6 +74,19 @@ static int decrypt(struct relay *relay, struct error *err)
     if (!gnutls_error_is_fatal((int)n) && relay->warnings++ < WARNINGS_MAX)
         return 1;
     return error_set(err, -EPROTO, "the client's TLS: %s", gnutls_strerror((int)n));
+}
+
+/* All records that have arrived and have room, so that the worker gets them with one send. */
+static int decrypt(struct relay *relay, struct error *err)
+{
+    int progress = 0;
+    int r = 1;
+
+    while (r > 0 && !relay->client_ended && tls_buffer_room(&relay->up) >= TLS_RECORD_BYTES) {
+        r = decrypt_one(relay, err);
+        progress |= r > 0;
+    }
+    return r < 0 ? r : progress;
 }
 
 static int send_up(struct relay *relay)
@@ -91,15 +121,20 @@ static int receive_down(struct relay *relay)
     size_t room = tls_buffer_room(&relay->down);
     ssize_t n;
 
-    if (relay->worker_ended || room == 0)
+    if (relay->worker_ended || relay->worker_dry || room == 0)
         return 0;
     n = recv(relay->fd, relay->down.data + relay->down.end, room, MSG_DONTWAIT);
+    relay->worker_dry = n > 0 && (size_t)n < room;
     if (n > 0) {
         relay->down.end += (size_t)n;
         return 1;
     }
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return errno == EINTR;
+    if (n < 0 && errno == EINTR)
+        return 1;
+    if (n < 0 && errno == EAGAIN) {
+        relay->worker_dry = true;
+        return 0;
+    }
     relay->worker_ended = true;
     return 1;
 }
@@ -147,25 +182,26 @@ static int flush(struct relay *relay, struct error *err)
 
 static int round_of(struct relay *relay, struct error *err)
 {
-    int (*const steps[])(struct relay *, struct error *) = { decrypt, encrypt, flush };
-    int progress = send_up(relay) | receive_down(relay);
+    int progress = receive_up(relay), r = decrypt(relay, err);
 
-    for (unsigned i = 0; i < ARRAY_SIZE(steps); i++) {
-        int r = steps[i](relay, err);
-
-        if (r < 0)
-            return r;
-        progress |= r;
-    }
-    return progress;
+    if (r < 0)
+        return r;
+    progress |= r | send_up(relay) | receive_down(relay);
+    r = encrypt(relay, err);
+    if (r < 0)
+        return r;
+    progress |= r;
+    r = flush(relay, err);
+    return r < 0 ? r : progress | r;
 }
 
 static void wait_for(struct relay *relay, uint32_t *ret_client_events, uint32_t *ret_worker_events)
 {
+    const struct tls_channel *channel = relay->channel;
     bool up_room = tls_buffer_room(&relay->up) >= TLS_RECORD_BYTES;
 
-    *ret_client_events = (!relay->client_ended && !relay->channel->eof && up_room ? EPOLLIN : 0) |
-                         (tls_buffer_used(&relay->channel->out) > 0 ? EPOLLOUT : 0);
+    *ret_client_events = (!relay->client_ended && !channel->eof && up_room ? EPOLLIN : 0) |
+                         (tls_buffer_used(&channel->out) > 0 ? EPOLLOUT : 0);
     *ret_worker_events = (!relay->worker_ended && tls_buffer_room(&relay->down) > 0 ? EPOLLIN : 0) |
                          (!relay->up_ended && tls_buffer_used(&relay->up) > 0 ? EPOLLOUT : 0);
 }

@@ -13,15 +13,17 @@
 
 #define RELAY_UP_BYTES   (128u << 10) /* decrypted, on the way to the export's worker */
 #define RELAY_DOWN_BYTES (128u << 10) /* on the way to the client, not yet encrypted */
-#define RELAY_ROUNDS_MAX 32           /* in one call, so that the loop gets to other things */
+#define RELAY_ROUNDS_MAX 8            /* in one call, so that the loop gets to other things */
 
 struct relay {
     struct tls_channel *channel; /* borrowed */
     int fd;                      /* borrowed: to the worker, O_NONBLOCK */
     struct tls_buffer up;
     struct tls_buffer down;
+    bool client_dry;   /* nothing to receive from it before its socket says so */
     bool client_ended; /* no more comes from it */
     bool up_ended;     /* no more goes to the worker */
+    bool worker_dry;
     bool worker_ended; /* no more comes from it */
     bool said_bye;
     unsigned warnings; /* alerts in a row that mean nothing */
@@ -36,6 +38,9 @@ enum relay_result {
     RELAY_OVER,   /* the worker has ended and all of it is sent */
     RELAY_FAILED, /* err says why; both sides are to be closed */
 };
+
+/* The socket of the client, of the worker, may have something to receive: epoll says so. */
+void relay_ready(struct relay *relay, bool client, bool worker);
 
 /* Move what can be moved. */
 enum relay_result relay_run(struct relay *relay, uint32_t *ret_client_events, uint32_t *ret_worker_events,

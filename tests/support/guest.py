@@ -2,7 +2,8 @@
 """
 Virtual machines: QEMU without hardware acceleration, Debian's cloud kernel from its package, and an initramfs that is
 made here of busybox, mkfs.ext4 and the kernel's virtio modules. A guest runs a shell script that the test gives it and
-talks to the test over its serial console.
+talks to the test over its serial console. Kernel and initramfs are given to QEMU, or lie on a disk that the machine's
+firmware boots from (boot_disk()).
 """
 
 import glob
@@ -75,42 +76,107 @@ def _libraries(program):
     return re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", program], capture_output=True, text=True).stdout)
 
 
+def _files(script, modules):
+    """What a guest consists of, but for its kernel: {path: content}."""
+    process.need("busybox", "mkfs.ext4", "e2fsck")
+    sources = {"bin/busybox": "/bin/busybox", **{f"modules.d/{os.path.basename(m)}": m for m in modules}}
+    for program in PROGRAMS:
+        sources[f"bin/{os.path.basename(program)}"] = program
+        sources.update({library.lstrip("/"): library for library in _libraries(program)})
+    return {**{name: pathlib.Path(source).read_bytes() for name, source in sources.items()}, "init": INIT.encode(),
+            "script": script.encode(),
+            "modules": "\n".join(f"/modules.d/{os.path.basename(m)}" for m in modules).encode()}
+
+
 def initramfs(path, script):
     """Write an initramfs that runs script; busybox applets and say, ask, check are at hand (see INIT)."""
-    process.need("busybox", "mkfs.ext4", "e2fsck")
     folder = kernel()[1]
-    modules = _module_files(folder)
-    files = {"bin/busybox": "/bin/busybox", **{f"modules.d/{os.path.basename(m)}": folder / m for m in modules}}
-    for program in PROGRAMS:
-        files[f"bin/{os.path.basename(program)}"] = program
-        files.update({library.lstrip("/"): library for library in _libraries(program)})
+    files = _files(script, [folder / m for m in _module_files(folder)])
     folders = {"dev"} | {str(parent) for name in files for parent in pathlib.PurePath(name).parents if str(parent) != "."}
     parts = [_cpio_entry(name, 0o040755) for name in sorted(folders)]
-    parts += [_cpio_entry(name, 0o100755, pathlib.Path(source).read_bytes()) for name, source in files.items()]
+    parts += [_cpio_entry(name, 0o100755, content) for name, content in files.items()]
     parts += [
         _cpio_entry("dev/console", 0o020600, rdev=(5, 1)),
         _cpio_entry("bin/sh", 0o120777, b"busybox"),
-        _cpio_entry("init", 0o100755, INIT.encode()),
-        _cpio_entry("script", 0o100644, script.encode()),
-        _cpio_entry("modules", 0o100644, "\n".join(f"/modules.d/{os.path.basename(m)}" for m in modules).encode()),
         _cpio_entry("TRAILER!!!", 0),
     ]
     path.write_bytes(b"".join(parts))
     return path
 
 
+# ---- Disks to boot from ----
+
+CMDLINE = "console=ttyS0 quiet panic=-1 oops=panic tsc=unstable"
+BOOT_CODE = pathlib.Path("/usr/lib/SYSLINUX/mbr.bin")
+BOOT_BYTES = 32 << 20  # of the partition that the boot loader reads
+BOOT_OFFSET = 1 << 20
+ROOT_OFFSET = BOOT_OFFSET + BOOT_BYTES
+
+FIND_ROOT = """
+check mount -t ext4 /dev/vda2 /mnt
+umount /dev /sys /proc
+exec switch_root /mnt /init
+"""
+
+SYSLINUX_CFG = f"""
+DEFAULT linux
+LABEL linux
+KERNEL vmlinuz
+APPEND initrd=initramfs {CMDLINE}
+"""
+
+
+def _root_folder(folder, script):
+    """What the root file system holds; the modules are loaded by the initramfs."""
+    for name, content in _files(script, []).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o755)
+    (folder / "bin/sh").symlink_to("busybox")
+    (folder / "dev").mkdir()
+    return folder
+
+
+def boot_disk(disk, folder, script, run):
+    """
+    Make a disk that a BIOS boots from: syslinux, kernel and initramfs in a FAT partition, and the root file system, which
+    runs script, in an ext4 partition from ROOT_OFFSET on. run() executes the programs that do it; they work on the disk
+    as a file, without a loop device.
+    """
+    process.need("syslinux", "mcopy", "mformat", "sfdisk", "mkfs.ext4")
+    if not BOOT_CODE.exists():
+        pytest.skip(f"{BOOT_CODE} is not installed (syslinux)")
+    (folder / "syslinux.cfg").write_text(SYSLINUX_CFG)
+    fat = f"{disk}@@{BOOT_OFFSET}"
+    run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk, stdin=f"""label: dos
+        start={BOOT_OFFSET // 512}, size={BOOT_BYTES // 512}, type=e, bootable
+        start={ROOT_OFFSET // 512}, type=83
+        """)
+    run("dd", f"if={BOOT_CODE}", f"of={disk}", "conv=notrunc")
+    run("mformat", "-i", fat, "-T", BOOT_BYTES // 512, "-H", BOOT_OFFSET // 512, "-h", 16, "-s", 63, "::")
+    for source, name in ((kernel()[0], "vmlinuz"), (initramfs(folder / "initramfs", FIND_ROOT), "initramfs"),
+                         (folder / "syslinux.cfg", "syslinux.cfg")):
+        run("mcopy", "-i", fat, source, f"::{name}")
+    run("syslinux", "--install", "--offset", BOOT_OFFSET, disk)
+    run("mkfs.ext4", "-q", "-F", "-d", _root_folder(folder / "root", script), "-E", f"offset={ROOT_OFFSET}", disk,
+        f"{(os.path.getsize(disk) - ROOT_OFFSET) // 1024}k")
+
+
 class Guest:
-    """A running machine. lines() gives what its script says; answer() lets a script that asks go on."""
+    """
+    A running machine. next() gives what its script says; answer() lets a script that asks go on. Without a script it
+    boots from its disk.
+    """
 
     def __init__(self, folder, script, devices=(), cpus=1, memory_mib=192, timeout=150):
         process.need("qemu-system-x86_64")
-        image = kernel()[0]
+        boot = ["-boot", "order=c,strict=on"] if script is None else [
+            "-kernel", kernel()[0], "-initrd", str(initramfs(folder / "initramfs", script)), "-append", CMDLINE]
         memory = f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on"
         argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35,memory-backend=mem", "-cpu", "max",
                 "-smp", str(cpus), "-m", f"{memory_mib}M", "-object", memory, "-nodefaults", "-no-user-config",
-                "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", image,
-                "-initrd", str(initramfs(folder / "initramfs", script)),
-                "-append", "console=ttyS0 quiet panic=-1 oops=panic tsc=unstable", *devices]
+                "-display", "none", "-serial", "stdio", "-no-reboot", *boot, *devices]
         self.deadline = time.monotonic() + timeout
         self.popen = process.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.console = b""

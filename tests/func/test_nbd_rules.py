@@ -206,7 +206,7 @@ def test_cookies_are_opaque(disk, form):
 def check_error(kind, payload):
     error, length = struct.unpack(">IH", payload[:6])
     assert error in (EPERM, EIO, ENOMEM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN)
-    assert length <= min(4096, len(payload) - 6)
+    assert 0 < length <= min(4096, len(payload) - 6)
     assert "\0" not in payload[6:6 + length].decode()
     assert kind == TYPE_ERROR and len(payload) == 6 + length
 

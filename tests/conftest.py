@@ -9,6 +9,7 @@ process, socket or mount is left over and that no sanitizer complained.
 import os
 import pathlib
 import pwd
+import resource
 import shutil
 import signal
 import tempfile
@@ -166,6 +167,15 @@ def disk_image(tmp):
         return images.make(tmp / name, size, **kwargs)
 
     return factory
+
+
+@pytest.fixture
+def descriptors():
+    """As many as this process may have, for a test with many clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@
 #ifndef BULKHEAD_NET_NBD_PROTOCOL_H
 #define BULKHEAD_NET_NBD_PROTOCOL_H
 
+#include <endian.h>
 #include <stdint.h>
 
 #define NBD_PACKED __attribute__((packed))
@@ -38,6 +39,16 @@ struct nbd_greeting {
     uint64_t version; /* NBD_NEW_VERSION */
     uint16_t flags;   /* NBD_FLAG_FIXED_NEWSTYLE, NBD_FLAG_NO_ZEROES */
 } NBD_PACKED;
+
+/* Ours, the same for every client. */
+static inline struct nbd_greeting nbd_greeting_make(void)
+{
+    return (struct nbd_greeting){
+        .magic = htobe64(NBD_MAGIC),
+        .version = htobe64(NBD_NEW_VERSION),
+        .flags = htobe16(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES),
+    };
+}
 
 /* Before the data of each option. */
 struct nbd_option_header {

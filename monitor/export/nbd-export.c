@@ -48,7 +48,7 @@ static int new_nbd_export(struct export *export, const char *name, const struct 
     nbd->serial = nbd->server->next_serial++;
     nbd->contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION |
                     (options->allocation_depth ? IPC_NBD_CONTEXT_ALLOCATION_DEPTH : 0);
-    TAILQ_INIT(&nbd->clients);
+    TAILQ_INIT(&nbd->clients.list);
     export->priv = nbd;
     return 0;
 }
@@ -98,7 +98,7 @@ static struct nbd_client *find_client(const struct nbd_export *nbd, uint64_t id)
 {
     struct nbd_client *client;
 
-    TAILQ_FOREACH(client, &nbd->clients, link) {
+    TAILQ_FOREACH(client, &nbd->clients.list, link) {
         if (client->id == id)
             return client;
     }
@@ -131,15 +131,15 @@ static unsigned nbd_clients(const struct export *export)
 {
     const struct nbd_export *nbd = export->priv;
 
-    return nbd->client_count;
+    return nbd->clients.count;
 }
 
-/* Any handshake may be over as far as the client knows. */
+/* Any handshake that a negotiator leads may be over as far as the client knows. */
 static bool nbd_unsettled(const struct export *export)
 {
     const struct nbd_export *nbd = export->priv;
 
-    return nbd->listed && !TAILQ_EMPTY(&nbd->server->handshaking);
+    return nbd->listed && nbd->server->handshaking.count > 0;
 }
 
 static void nbd_hide(struct export *export, bool soft)
@@ -168,7 +168,7 @@ static void nbd_free(struct export *export)
     struct nbd_export *nbd = export->priv;
     struct nbd_client *client;
 
-    while ((client = TAILQ_FIRST(&nbd->clients)) != NULL)
+    while ((client = TAILQ_FIRST(&nbd->clients.list)) != NULL)
         nbd_client_end(client, NULL);
     free_nbd_export(nbd);
     export->priv = NULL;

@@ -19,17 +19,26 @@ struct negotiator;
 #define NBD_PEER_MAX 96
 
 TAILQ_HEAD(nbd_client_list, nbd_client);
+
+struct nbd_client_group {
+    struct nbd_client_list list; /* in the order of coming here */
+    unsigned count;
+};
+
 TAILQ_HEAD(nbd_export_list, nbd_export);
 TAILQ_HEAD(negotiator_list, negotiator);
 
 /* ---- Clients (nbd-server.c) ---- */
 
-/* A connected client: first with a negotiator, then with an export. It holds one of max-connections. */
+/* A connected client: first in the lobby, then with a negotiator, then with an export. It holds one of max-connections. */
 struct nbd_client {
-    TAILQ_ENTRY(nbd_client) link; /* in the server's list, or in that of its export */
+    TAILQ_ENTRY(nbd_client) link;
+    struct nbd_client_group *group; /* of the lobby, of the server, or of its export */
     struct nbd_server *server;
     uint64_t id;
+    uint64_t accepted_ns;
     int fd; /* the monitor's; -1 once an export's worker has it */
+    struct event *event; /* in the lobby: its first byte, or the end of its time */
     struct negotiator *negotiator; /* with TLS also while it is with an export */
     struct nbd_export *export;
     bool permitted; /* TLS: it proved who it is, and is let in */
@@ -38,6 +47,11 @@ struct nbd_client {
 
 /* Drop it: it is in no list and holds no slot afterwards. reason is for the log, NULL: it left in order. */
 void nbd_client_end(struct nbd_client *client, const char *reason);
+
+void nbd_client_move(struct nbd_client *client, struct nbd_client_group *group);
+
+/* Of the time for its handshake, at least 1; 0: there is no limit. */
+uint32_t nbd_client_time_left_ms(const struct nbd_client *client);
 
 /* What a negotiator reports of its client. -EPROTO: it lies. Otherwise the client is on its way or has been dropped. */
 int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negotiated *negotiated);
@@ -57,8 +71,7 @@ struct nbd_export {
     bool listed;
     uint32_t contexts; /* IPC_NBD_CONTEXT_* on offer */
     uint64_t resized_bytes; /* since READY; 0: not */
-    struct nbd_client_list clients;
-    unsigned client_count;
+    struct nbd_client_group clients;
     unsigned clients_max; /* descriptors that its worker has room for */
 };
 
@@ -70,7 +83,7 @@ int nbd_directory_make(const struct nbd_export_list *exports, unsigned count, in
 /* ---- Negotiators (negotiators.c) ---- */
 
 #define NEGOTIATORS_IDLE 4   /* ready for the next clients */
-#define NEGOTIATORS_MAX  256 /* in all; more clients wait in the sockets' backlog */
+#define NEGOTIATORS_MAX  256 /* with clients or for them; or a sixteenth of the monitor's descriptors */
 
 struct negotiator_pool {
     struct nbd_server *server;
@@ -78,6 +91,7 @@ struct negotiator_pool {
     unsigned starting;
     unsigned idle;
     unsigned busy;
+    unsigned max;
     unsigned failures; /* in a row */
     bool running;
     struct event *retry_timer;
@@ -92,6 +106,12 @@ void negotiator_pool_start(struct negotiator_pool *pool);
 void negotiator_pool_stop(struct negotiator_pool *pool);
 
 bool negotiator_available(const struct negotiator_pool *pool);
+
+/* As many as are wanted ready; for use after one has lost its client. */
+void negotiator_pool_refill(struct negotiator_pool *pool);
+
+/* Whether so many clients wait that there would have to be more than there may be. */
+bool negotiator_pool_wants_way(const struct negotiator_pool *pool, unsigned waiting);
 
 /* What a negotiator gets along with a client: the directory, and with TLS credentials and signer. Borrowed. */
 #define NEGOTIATOR_FDS_MAX 3
@@ -109,6 +129,34 @@ int negotiator_relay(struct negotiator *negotiator, int fd);
 
 /* Its client is ended: the process has nothing to live for. */
 void negotiator_end(struct negotiator *negotiator);
+
+/* ---- Clients that no negotiator has yet (nbd-lobby.c) ---- */
+
+struct nbd_lobby {
+    struct nbd_client_group silent;  /* have been greeted */
+    struct nbd_client_group waiting; /* have said something, and wait for a negotiator */
+    unsigned silent_max;
+    int fd_max;          /* higher descriptors are not for clients */
+    struct event *timer; /* the time when the next one has to give way */
+};
+
+int nbd_lobby_init(struct nbd_server *server, struct error *err);
+void nbd_lobby_done(struct nbd_server *server);
+
+/* The server starts: find out how many clients there is room for. */
+void nbd_lobby_open(struct nbd_server *server);
+void nbd_lobby_close(struct nbd_server *server);
+
+/* A client that was just accepted and is in the group of silent ones. Afterwards it may be gone. */
+void nbd_lobby_enter(struct nbd_client *client);
+
+/* A negotiator has become ready. */
+void nbd_lobby_serve(struct nbd_server *server);
+
+bool nbd_lobby_has_room(const struct nbd_server *server);
+
+/* One of those in their handshake that have had their share of time ends. False: there is none. */
+bool nbd_lobby_make_way(struct nbd_server *server);
 
 /* ---- The server (nbd-server.c) ---- */
 
@@ -129,12 +177,13 @@ struct nbd_server {
     bool accepting;
     struct event *rest_timer; /* pending: not accepting, because descriptors ran out */
     struct event *full_timer; /* pending: not accepting, in the hope that a client leaves */
-    uint32_t max_connections; /* 0: no limit */
+    uint32_t max_connections;  /* 0: no limit */
     uint32_t handshake_max_ms; /* 0: no limit */
-    unsigned connections;     /* in handshake and established */
+    unsigned connections;      /* in the lobby, in handshake, and established */
     uint64_t next_client_id;
     uint64_t next_serial;
-    struct nbd_client_list handshaking;
+    struct nbd_lobby lobby;
+    struct nbd_client_group handshaking; /* with a negotiator */
     struct nbd_export_list exports;
     unsigned export_count;
     int directory_fd; /* -1: to be made anew */
@@ -152,6 +201,12 @@ bool nbd_may_log(struct nbd_server *server);
 
 /* Something changed that may allow or forbid to accept clients. */
 void nbd_server_update_accepting(struct nbd_server *server);
+
+/* The directory as of now is in directory_fd, or -errno. */
+int nbd_server_current_directory(struct nbd_server *server, struct error *err);
+
+/* Something has run out: accept nobody for a moment. */
+void nbd_server_rest(struct nbd_server *server, const char *what, int r);
 
 /* The exports on offer changed. */
 void nbd_server_directory_changed(struct nbd_server *server);

@@ -45,7 +45,7 @@ bool nbd_may_log(struct nbd_server *server)
 
 static bool may_accept(const struct nbd_server *server)
 {
-    return server->state == NBD_SERVER_RUNNING && negotiator_available(&server->pool) &&
+    return server->state == NBD_SERVER_RUNNING && nbd_lobby_has_room(server) &&
            !evtimer_pending(server->rest_timer, NULL) && !evtimer_pending(server->full_timer, NULL);
 }
 
@@ -64,7 +64,7 @@ void nbd_server_update_accepting(struct nbd_server *server)
     }
 }
 
-static void rest(struct nbd_server *server, const char *what, int r)
+void nbd_server_rest(struct nbd_server *server, const char *what, int r)
 {
     const struct timeval tv = { .tv_usec = REST_MS * 1000 };
 
@@ -78,8 +78,7 @@ static void rest_is_over(evutil_socket_t fd, short what, void *arg)
     nbd_server_update_accepting(arg);
 }
 
-/* The directory as of now, or -errno. */
-static int current_directory(struct nbd_server *server, struct error *err)
+int nbd_server_current_directory(struct nbd_server *server, struct error *err)
 {
     if (server->directory_fd >= 0)
         return 0;
@@ -105,6 +104,23 @@ static void widen_unix_socket(int fd)
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 }
 
+static void leave_group(struct nbd_client *client)
+{
+    if (client->group == NULL)
+        return;
+    TAILQ_REMOVE(&client->group->list, client, link);
+    client->group->count--;
+    client->group = NULL;
+}
+
+void nbd_client_move(struct nbd_client *client, struct nbd_client_group *group)
+{
+    leave_group(client);
+    TAILQ_INSERT_TAIL(&group->list, client, link);
+    group->count++;
+    client->group = group;
+}
+
 /* Owns fd. */
 static struct nbd_client *client_new(struct nbd_server *server, int fd)
 {
@@ -118,8 +134,9 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
     client->server = server;
     client->id = server->next_client_id++;
     client->fd = fd;
+    client->accepted_ns = now_ns();
     socket_peer_name(fd, client->peer, sizeof(client->peer));
-    TAILQ_INSERT_TAIL(&server->handshaking, client, link);
+    nbd_client_move(client, &server->lobby.silent);
     server->connections++;
     return client;
 }
@@ -165,62 +182,24 @@ static void still_full(evutil_socket_t fd, short what, void *arg)
 {
     struct nbd_server *server = arg;
 
-    for (unsigned i = 0; is_full(server) && i < server->listeners.count; i++)
+    for (unsigned i = 0; is_full(server) && !nbd_lobby_make_way(server) && i < server->listeners.count; i++)
         turn_away(server, server->listeners.fds[i]);
     nbd_server_update_accepting(server);
 }
 
 /* ---- Taking clients ---- */
 
-/* Credentials that were made under the same id meanwhile are used from now on; those that were removed stay in use. */
-static void refresh_creds(struct nbd_server *server)
-{
-    struct object *creds;
-
-    if (tls_creds_get(server->monitor->objects, server->tls_creds_id, &creds, NULL) < 0)
-        return;
-    if (creds != server->tls_creds)
-        log_info("NBD server: TLS credentials '%s' were replaced; new clients get the new ones", server->tls_creds_id);
-    object_unref(server->tls_creds);
-    server->tls_creds = creds;
-}
-
-static int grant_tls(struct nbd_server *server, struct tls_grant *ret_grant, struct error *err)
-{
-    if (server->tls_creds == NULL)
-        return 0;
-    refresh_creds(server);
-    return tls_creds_grant(server->tls_creds, ret_grant, err);
-}
-
 /* Owns fd. */
 static void take_client(struct nbd_server *server, int fd)
 {
     struct nbd_client *client = client_new(server, fd);
-    struct tls_grant grant = { -1, -1 };
-    struct error err = { 0 };
-    int r = -EAGAIN;
 
     if (client == NULL) {
-        rest(server, "cannot take a client", -ENOMEM);
+        nbd_server_rest(server, "cannot take a client", -ENOMEM);
         return;
     }
     log_debug("NBD client %llu (%s) connected", (unsigned long long)client->id, client->peer);
-    if (current_directory(server, &err) < 0) {
-        rest(server, err.text, err.code);
-        nbd_client_end(client, "there is no directory of exports for it");
-        return;
-    }
-    if (grant_tls(server, &grant, &err) < 0) {
-        nbd_client_end(client, err.text);
-        return;
-    }
-    while (r < 0 && negotiator_available(&server->pool))
-        r = negotiator_give(&server->pool, client,
-                            (const int[]){ server->directory_fd, grant.credentials_fd, grant.signer_fd });
-    close_fd(&grant.signer_fd);
-    if (r < 0)
-        nbd_client_end(client, "no negotiator took it");
+    nbd_lobby_enter(client);
 }
 
 static void accept_ready(evutil_socket_t listen_fd, short what, void *arg)
@@ -230,7 +209,7 @@ static void accept_ready(evutil_socket_t listen_fd, short what, void *arg)
     for (unsigned i = 0; i < ACCEPT_BATCH && may_accept(server); i++) {
         int fd;
 
-        if (is_full(server)) {
+        if (is_full(server) && !nbd_lobby_make_way(server)) {
             wait_for_a_place(server);
             return;
         }
@@ -238,7 +217,7 @@ static void accept_ready(evutil_socket_t listen_fd, short what, void *arg)
         if (fd == -EAGAIN)
             break;
         if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM)
-            rest(server, "cannot accept a client", fd);
+            nbd_server_rest(server, "cannot accept a client", fd);
         if (fd >= 0)
             take_client(server, fd);
     }
@@ -259,12 +238,9 @@ void nbd_client_end(struct nbd_client *client, const char *reason)
         log_info("NBD client %llu (%s)%s%s: %s", (unsigned long long)client->id, client->peer,
                  client->export != NULL ? " of export " : "", client->export != NULL ? client->export->export->id : "",
                  reason);
-    if (client->export != NULL) {
-        TAILQ_REMOVE(&client->export->clients, client, link);
-        client->export->client_count--;
-    } else {
-        TAILQ_REMOVE(&server->handshaking, client, link);
-    }
+    leave_group(client);
+    if (client->event != NULL)
+        event_free(client->event);
     server->connections--;
     evtimer_del(server->full_timer);
     close_fd(&client->fd);
@@ -319,9 +295,7 @@ static void hand_over(struct nbd_client *client, struct nbd_export *nbd, const s
         nbd_client_end(client, "there is no relay for it");
         return;
     }
-    TAILQ_REMOVE(&server->handshaking, client, link);
-    TAILQ_INSERT_TAIL(&nbd->clients, client, link);
-    nbd->client_count++;
+    nbd_client_move(client, &nbd->clients);
     client->export = nbd;
     if (server->tls_creds == NULL)
         negotiator_end(TAKE_PTR(client->negotiator));
@@ -372,7 +346,7 @@ int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negoti
     }
     if ((negotiated->contexts & ~nbd->contexts) != 0)
         return -EPROTO;
-    if (nbd->client_count >= nbd->clients_max) {
+    if (nbd->clients.count >= nbd->clients_max) {
         nbd_client_end(client, "its export has no descriptors left for more clients (LimitNOFILE=, ulimit -n)");
         return 0;
     }
@@ -425,9 +399,11 @@ int nbd_server_new(struct monitor *monitor, struct nbd_server **ret_server, stru
     server->directory_fd = -1;
     server->next_client_id = 1;
     server->next_serial = 1;
-    TAILQ_INIT(&server->handshaking);
+    TAILQ_INIT(&server->handshaking.list);
     TAILQ_INIT(&server->exports);
     r = negotiator_pool_init(&server->pool, server, err);
+    if (r == 0)
+        r = nbd_lobby_init(server, err);
     server->rest_timer = evtimer_new(monitor->base, rest_is_over, server);
     server->full_timer = evtimer_new(monitor->base, still_full, server);
     if (r == 0 && (server->rest_timer == NULL || server->full_timer == NULL))
@@ -452,11 +428,23 @@ static void stop_listening(struct nbd_server *server)
     memset(&server->listeners, 0, sizeof(server->listeners));
 }
 
+/* Of those that are in no export's hands. */
+static struct nbd_client *first_client(const struct nbd_server *server)
+{
+    const struct nbd_client_group *const groups[] = { &server->lobby.silent, &server->lobby.waiting,
+                                                      &server->handshaking };
+    struct nbd_client *client = NULL;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(groups) && client == NULL; i++)
+        client = TAILQ_FIRST(&groups[i]->list);
+    return client;
+}
+
 static void drop_handshaking(struct nbd_server *server)
 {
     struct nbd_client *client;
 
-    while ((client = TAILQ_FIRST(&server->handshaking)) != NULL)
+    while ((client = first_client(server)) != NULL)
         nbd_client_end(client, "the NBD server is being stopped");
 }
 
@@ -470,11 +458,14 @@ void nbd_server_free(struct nbd_server *server)
     fail_reply(&server->start_reply, &err);
     fail_reply(&server->stop_reply, &err);
     stop_listening(server);
-    while ((client = TAILQ_FIRST(&server->handshaking)) != NULL) {
-        TAILQ_REMOVE(&server->handshaking, client, link);
+    while ((client = first_client(server)) != NULL) {
+        leave_group(client);
+        if (client->event != NULL)
+            event_free(client->event);
         close_fd(&client->fd);
         free(client);
     }
+    nbd_lobby_done(server);
     negotiator_pool_done(&server->pool);
     forget_tls(server);
     if (server->rest_timer != NULL)
@@ -532,6 +523,7 @@ void nbd_server_start(struct nbd_server *server, const struct nbd_server_options
     }
     server->max_connections = options->max_connections;
     server->handshake_max_ms = MIN(options->handshake_max_seconds, HANDSHAKE_SECONDS_MAX) * 1000;
+    nbd_lobby_open(server);
     server->state = NBD_SERVER_STARTING;
     server->start_reply = reply;
     negotiator_pool_start(&server->pool);
@@ -543,7 +535,7 @@ void nbd_server_pool_ready(struct nbd_server *server)
         server->state = NBD_SERVER_RUNNING;
         qmp_reply_ok(TAKE_PTR(server->start_reply), NULL);
     }
-    nbd_server_update_accepting(server);
+    nbd_lobby_serve(server);
 }
 
 void nbd_server_close(struct nbd_server *server)
@@ -557,6 +549,7 @@ void nbd_server_close(struct nbd_server *server)
     close_fd(&server->directory_fd);
     evtimer_del(server->rest_timer);
     evtimer_del(server->full_timer);
+    nbd_lobby_close(server);
     if (server->state != NBD_SERVER_STOPPING)
         server->state = NBD_SERVER_STOPPED;
     fail_reply(&server->start_reply, &err);

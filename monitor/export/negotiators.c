@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "common/base/log.h"
 #include "monitor/export/nbd-private.h"
@@ -238,7 +239,7 @@ static void refill(struct negotiator_pool *pool)
         retry_later(pool);
         return;
     }
-    while (pool->idle + pool->starting < wanted && pool->idle + pool->starting + pool->busy < NEGOTIATORS_MAX) {
+    while (pool->idle + pool->starting < wanted && pool->idle + pool->starting + pool->busy < pool->max) {
         if (spawn_one(pool, &err) < 0) {
             if (nbd_may_log(pool->server))
                 log_error("cannot start an NBD negotiator: %s", err.text);
@@ -286,8 +287,13 @@ void negotiator_pool_done(struct negotiator_pool *pool)
 
 void negotiator_pool_start(struct negotiator_pool *pool)
 {
+    struct rlimit limit;
+
     pool->running = true;
     pool->failures = 0;
+    pool->max = NEGOTIATORS_MAX;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) /* each takes a few of them here */
+        pool->max = (unsigned)MAX(NEGOTIATORS_IDLE, MIN(pool->max, limit.rlim_cur / 16));
     evtimer_del(pool->retry_timer);
     refill(pool);
 }
@@ -312,11 +318,24 @@ bool negotiator_available(const struct negotiator_pool *pool)
     return pool->idle > 0;
 }
 
+void negotiator_pool_refill(struct negotiator_pool *pool)
+{
+    refill(pool);
+}
+
+bool negotiator_pool_wants_way(const struct negotiator_pool *pool, unsigned waiting)
+{
+    unsigned coming = pool->idle + pool->starting;
+
+    return pool->running && coming + pool->busy >= pool->max && coming < MIN(waiting, NEGOTIATORS_IDLE);
+}
+
 int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, const int fds[NEGOTIATOR_FDS_MAX])
 {
-    uint32_t max_ms = pool->server->handshake_max_ms;
-    const struct timeval limit = { .tv_sec = (max_ms + GRACE_MS) / 1000 };
-    struct ipc_negotiate message = { .client_id = client->id, .handshake_max_ms = max_ms };
+    uint32_t left_ms = nbd_client_time_left_ms(client);
+    uint64_t limit_ms = (uint64_t)left_ms + GRACE_MS;
+    const struct timeval limit = { .tv_sec = (time_t)(limit_ms / 1000), .tv_usec = (limit_ms % 1000) * 1000 };
+    struct ipc_negotiate message = { .client_id = client->id, .handshake_max_ms = left_ms };
     const int all_fds[] = { client->fd, fds[0], fds[1], fds[2] };
     bool tls = role_of(pool) == IPC_ROLE_NBD_NEGOTIATOR_TLS;
     struct negotiator *negotiator;
@@ -338,7 +357,7 @@ int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, con
     set_state(negotiator, NEGOTIATOR_BUSY);
     negotiator->client = client;
     client->negotiator = negotiator;
-    if (max_ms != 0)
+    if (left_ms != 0)
         evtimer_add(negotiator->timer, &limit);
     refill(pool);
     return 0;

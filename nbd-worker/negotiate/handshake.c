@@ -22,15 +22,8 @@ static void expect(struct handshake *hs, enum handshake_state state, uint64_t le
 
 void handshake_init(struct handshake *hs, const struct nbd_directory_view *directory)
 {
-    struct nbd_greeting greeting = {
-        .magic = htobe64(NBD_MAGIC),
-        .version = htobe64(NBD_NEW_VERSION),
-        .flags = htobe16(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES),
-    };
-
     memset(hs, 0, offsetof(struct handshake, out));
     hs->directory = directory;
-    handshake_put(hs, &greeting, sizeof(greeting));
     expect(hs, HANDSHAKE_CLIENT_FLAGS, sizeof(uint32_t));
 }
 

@@ -73,7 +73,7 @@ struct handshake {
     uint8_t in[HANDSHAKE_OPTION_BYTES_MAX];
 };
 
-/* Start: the greeting waits to be sent. */
+/* Start: the client has had the greeting (nbd_greeting_make()), which the monitor sends. */
 void handshake_init(struct handshake *hs, const struct nbd_directory_view *directory);
 
 /* After handshake_init(), before anything is received: the server requires TLS. */

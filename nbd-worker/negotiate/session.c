@@ -123,7 +123,7 @@ int session_start(struct session *session, struct io_loop *loop, int *client_fd,
     session->timer = (struct io_timer){ .expired = session_expired };
     session->client_id = client_id;
     session->over = over;
-    /* The first turn comes from the loop: a fresh socket is writable, and the greeting waits. */
+    /* The first turn comes from the loop: the socket is writable, and the first byte is there as a rule. */
     rc = io_loop_watch(loop, &session->watch, EPOLLOUT);
     if (rc < 0) {
         session->watch.fd = -1;

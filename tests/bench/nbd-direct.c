@@ -78,11 +78,13 @@ static void on_connection(struct io_watch *watch, uint32_t events)
 {
     struct direct *direct = container_of(watch, struct direct, listener);
     struct handshaker *shaker = calloc(1, sizeof(*shaker));
+    struct nbd_greeting greeting = nbd_greeting_make();
     struct nbd_directory_view view;
     static uint64_t next_id;
     int fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-    if (fd < 0 || shaker == NULL || nbd_directory_map(direct->directory_fd, &view, NULL) < 0)
+    if (fd < 0 || shaker == NULL || send(fd, &greeting, sizeof(greeting), MSG_NOSIGNAL) != sizeof(greeting) ||
+        nbd_directory_map(direct->directory_fd, &view, NULL) < 0)
         die("accept");
     shaker->direct = direct;
     shaker->client_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);

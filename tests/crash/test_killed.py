@@ -164,6 +164,7 @@ def test_killed_negotiator(exports):
     """Only the client that it spoke with loses its connection; the pool is filled up again."""
     with NbdRaw.opened(exports.nbd_path, "b") as bystander, NbdRaw.unix(exports.nbd_path) as client:
         client.hello()
+        client.ask(OPT_LIST)  # now a negotiator has it
         pids = [worker["pid"] for worker in exports.workers(role="nbd-negotiator")]
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):  # the bystander's has done its work and may be gone

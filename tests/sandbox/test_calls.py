@@ -119,7 +119,7 @@ def new_fuse(server):
 def new_negotiator(server, role="nbd-negotiator"):
     """One that has a client: the monitor is slow to replace those that die without ever having been of use."""
     server.client = NbdRaw.unix(server.nbd_path)
-    server.client.recv(18)
+    server.client.hello()
     return wait_for(lambda: next((w["pid"] for w in server.workers(role=role, state="running") if w["clients"]), None),
                     "a negotiator to have the client")
 

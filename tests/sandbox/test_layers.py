@@ -238,7 +238,8 @@ def test_descriptors_of_a_fuse_worker(running, build):
 
 def test_negotiator_with_a_client_holds_that_client_only(running):
     idle = {w["pid"]: sandbox.kinds_of_descriptors(w["pid"]) for w in running.workers(role="nbd-negotiator")}
-    with NbdRaw.unix(running.nbd_path):
+    with NbdRaw.unix(running.nbd_path) as client:
+        client.hello()
         busy = wait_for(lambda: next((w for w in running.workers(role="nbd-negotiator")
                                       if w["descriptors"]["clients"]), None), "a negotiator to have the client")
         have = sandbox.kinds_of_descriptors(busy["pid"])

@@ -16,6 +16,7 @@
 #include <sys/un.h>
 
 #include "common/ipc/channel.h"
+#include "common/net/nbd-protocol.h"
 #include "monitor/export/export.h"
 #include "monitor/export/nbd-server.h"
 #include "monitor/graph/node.h"
@@ -301,13 +302,18 @@ static void turn_until(bool (*condition)(void))
     assert_true(condition());
 }
 
-static void start_server(uint32_t max_connections, struct answer *answer)
+static void start_server_with(uint32_t max_connections, uint32_t max_seconds, struct answer *answer)
 {
     struct nbd_server_options options = { .addr = { .type = SOCKET_ADDRESS_UNIX, .unix_ = { .path = socket_path } },
-                                          .max_connections = max_connections,
-                                          .handshake_max_seconds = 7 };
+                                          .handshake_max_seconds = max_seconds,
+                                          .max_connections = max_connections };
 
     nbd_server_start(monitor.nbd_server, &options, SOCKET_FD_NAMED, reply_to(answer));
+}
+
+static void start_server(uint32_t max_connections, struct answer *answer)
+{
+    start_server_with(max_connections, 10, answer);
 }
 
 static void make_all_negotiators_ready(void)
@@ -370,7 +376,8 @@ static struct export *find_export(const char *id)
     return NULL;
 }
 
-static int connect_client(void)
+/* A client that has not said anything yet, or was not accepted. */
+static int connect_silent(void)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -378,6 +385,29 @@ static int connect_client(void)
     snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", socket_path);
     assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
     turn();
+    return fd;
+}
+
+static void take_greeting(int fd)
+{
+    struct nbd_greeting greeting;
+
+    assert_int_equal(recv(fd, &greeting, sizeof(greeting), MSG_DONTWAIT), sizeof(greeting));
+}
+
+/* Says the one byte after which a client goes to a negotiator, which finds it. */
+static void speak(int fd)
+{
+    take_greeting(fd);
+    assert_int_equal(send(fd, "x", 1, MSG_NOSIGNAL), 1);
+    turn();
+}
+
+static int connect_client(void)
+{
+    int fd = connect_silent();
+
+    speak(fd);
     return fd;
 }
 
@@ -516,8 +546,7 @@ static void test_a_client_goes_unread_to_a_negotiator_with_the_directory(void **
     negotiator = negotiator_of(1);
     assert_non_null(negotiator);
     assert_int_equal(negotiator->sent[0].type, IPC_NEGOTIATE);
-    assert_int_equal(negotiator->sent[0].negotiate.handshake_max_ms, 7000);
-    assert_int_equal(send(client, "x", 1, 0), 1);
+    assert_in_range(negotiator->sent[0].negotiate.handshake_max_ms, 1, 10000);
     assert_int_equal(recv(negotiator->sent[0].fds[0], &byte, 1, 0), 1);
     assert_int_equal(nbd_directory_map(negotiator->sent[0].fds[1], &view, &err), 0);
     assert_int_equal(view.directory->count, 1);
@@ -581,6 +610,137 @@ static void test_a_negotiated_client_goes_to_its_exports_worker(void **state)
     assert_int_equal(export_type_nbd.clients(find_export("e")), 0);
     assert_string_equal(events, "");
     close(client);
+}
+
+static void test_every_client_gets_the_greeting(void **state)
+{
+    struct nbd_greeting greeting;
+    int client;
+
+    start_server_ready(100);
+    client = connect_silent();
+    assert_int_equal(recv(client, &greeting, sizeof(greeting), MSG_DONTWAIT), sizeof(greeting));
+    assert_true(be64toh(greeting.magic) == NBD_MAGIC);
+    assert_true(be64toh(greeting.version) == NBD_NEW_VERSION);
+    assert_int_equal(be16toh(greeting.flags), NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
+    close(client);
+}
+
+static void test_silent_clients_have_no_negotiator(void **state)
+{
+    int silent[20];
+    int client;
+
+    start_server_ready(100);
+    for (unsigned i = 0; i < ARRAY_SIZE(silent); i++)
+        silent[i] = connect_silent();
+    assert_int_equal(count_workers(IPC_ROLE_NBD_NEGOTIATOR), 4);
+    assert_null(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING));
+    client = connect_client();
+    assert_non_null(negotiator_of(21));
+    close(client);
+    for (unsigned i = 0; i < ARRAY_SIZE(silent); i++)
+        close(silent[i]);
+}
+
+static void test_a_client_that_leaves_without_a_word_costs_no_process(void **state)
+{
+    int client;
+
+    start_server_ready(1);
+    close(connect_silent());
+    turn();
+    assert_int_equal(worker_count, 4);
+    client = connect_client(); /* the place is free */
+    assert_non_null(negotiator_of(2));
+    close(client);
+}
+
+static void test_clients_that_have_spoken_wait_for_a_negotiator_in_order(void **state)
+{
+    int clients[6];
+
+    start_server_ready(100);
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        clients[i] = connect_silent();
+    for (unsigned i = 0; i < 4; i++)
+        speak(clients[i]);
+    speak(clients[5]);
+    speak(clients[4]);
+    assert_null(negotiator_of(6));
+    report_ready(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING));
+    assert_non_null(negotiator_of(6));
+    assert_null(negotiator_of(5));
+    report_ready(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING));
+    assert_non_null(negotiator_of(5));
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
+}
+
+static int watched_clients[2];
+static bool both_are_closed(void)
+{
+    return is_closed(watched_clients[0]) && is_closed(watched_clients[1]);
+}
+
+/* Whether it says nothing, or waits for a negotiator that never comes. */
+static void test_the_time_limit_counts_from_the_start(void **state)
+{
+    struct answer answer;
+    int busy;
+
+    start_server_with(100, 1, &answer);
+    report_ready(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING));
+    busy = connect_client();
+    watched_clients[0] = connect_silent();
+    watched_clients[1] = connect_client();
+    assert_null(negotiator_of(3));
+    take_greeting(watched_clients[0]);
+    turn_until(both_are_closed);
+    close(busy);
+    close(watched_clients[0]);
+    close(watched_clients[1]);
+}
+
+static int third;
+static bool third_was_turned_away(void)
+{
+    return is_closed(third);
+}
+
+static uint64_t share_started;
+static bool the_share_is_over(void)
+{
+    return now_ns() - share_started > UINT64_C(2100000000);
+}
+
+/* A silent one before one that gets on with its handshake, and none before it has had its share. */
+static void test_who_has_had_its_share_gives_way_at_the_limit(void **state)
+{
+    int clients[2];
+
+    share_started = now_ns();
+    start_server_ready(2);
+    clients[0] = connect_client();
+    clients[1] = connect_silent();
+    take_greeting(clients[1]);
+    third = connect_silent();
+    turn_until(third_was_turned_away);
+    close(third);
+    turn_until(the_share_is_over);
+    assert_false(is_closed(clients[0]) || is_closed(clients[1]));
+    third = connect_silent();
+    take_greeting(third);
+    assert_false(is_closed(clients[0]));
+    assert_true(is_closed(clients[1]));
+    close(third);
+    third = connect_silent();
+    turn();
+    take_greeting(third);
+    assert_false(is_closed(clients[0]));
+    close(third);
+    close(clients[0]);
+    close(clients[1]);
 }
 
 /* What a negotiator under somebody's control might say. */
@@ -697,14 +857,6 @@ static void test_a_client_that_the_worker_does_not_take_is_dropped(void **state)
     close(client);
 }
 
-static bool the_third_is_closed;
-static int third;
-static bool third_was_turned_away(void)
-{
-    the_third_is_closed = is_closed(third);
-    return the_third_is_closed;
-}
-
 static void test_clients_over_the_limit_are_turned_away(void **state)
 {
     struct worker_handle *worker;
@@ -718,14 +870,15 @@ static void test_clients_over_the_limit_are_turned_away(void **state)
     make_all_negotiators_ready();
     clients[1] = connect_client(); /* one established, one in its handshake */
     make_all_negotiators_ready();
-    third = connect_client();
+    third = connect_silent();
     assert_null(negotiator_of(3));
     turn_until(third_was_turned_away);
     close(third);
     /* A place that becomes free is given to the next. */
-    third = connect_client();
+    third = connect_silent();
     assert_int_equal(report_client_gone(worker, 1), 0);
     turn();
+    speak(third);
     assert_non_null(negotiator_of(3));
     assert_false(is_closed(third));
     close(third);
@@ -1053,6 +1206,12 @@ int main(void)
         SERVER_TEST(test_a_client_goes_unread_to_a_negotiator_with_the_directory),
         SERVER_TEST(test_numbers_of_a_worker_are_brought_into_range),
         SERVER_TEST(test_a_negotiated_client_goes_to_its_exports_worker),
+        SERVER_TEST(test_every_client_gets_the_greeting),
+        SERVER_TEST(test_silent_clients_have_no_negotiator),
+        SERVER_TEST(test_a_client_that_leaves_without_a_word_costs_no_process),
+        SERVER_TEST(test_clients_that_have_spoken_wait_for_a_negotiator_in_order),
+        SERVER_TEST(test_the_time_limit_counts_from_the_start),
+        SERVER_TEST(test_who_has_had_its_share_gives_way_at_the_limit),
         SERVER_TEST(test_a_negotiator_that_lies_is_told_off),
         SERVER_TEST(test_a_negotiator_without_a_client_has_nothing_to_say),
         SERVER_TEST(test_what_comes_after_the_report_is_ignored),

@@ -208,9 +208,7 @@ static void handshake(int fd)
     static const char go[] = "\0\0\0\4disk\0\2\0\1\0\3";
     static const char meta[] = "\0\0\0\4disk\0\0\0\1\0\0\0\17base:allocation";
     uint32_t flags = htobe32(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES), type;
-    struct nbd_greeting greeting;
 
-    recv_all(fd, &greeting, sizeof(greeting));
     send_all(fd, &flags, sizeof(flags));
     send_option(fd, NBD_OPT_LIST, "", 0);
     assert_int_equal(recv_option_reply(fd), NBD_REP_SERVER);

@@ -210,7 +210,8 @@ static void adapt(struct nbd_client *client, size_t offered_bytes, size_t len_by
         client->receive_bytes = NBD_RECEIVE_BYTES;
 }
 
-static void receive(struct nbd_client *client)
+/* Whether something came. */
+static bool receive(struct nbd_client *client)
 {
     struct nbd_thread *thread = client->thread;
     uint8_t *buffer = thread->receive->data;
@@ -231,7 +232,7 @@ static void receive(struct nbd_client *client)
     }
     if (n <= 0) {
         receive_failed(client, n);
-        return;
+        return false;
     }
     payload_bytes = account_payload(client, (size_t)n);
     in = cursor_init(buffer, client->stash_bytes + (size_t)n - payload_bytes);
@@ -239,12 +240,23 @@ static void receive(struct nbd_client *client)
     execute(client, &in);
     adapt(client, offered_bytes, (size_t)n - payload_bytes);
     if (client->closing)
-        return;
+        return true;
     if (in.left_bytes < header_bytes(client))
         keep_stash(client, &in);
     else
         keep_backlog(client, &in);
+    return true;
 }
+
+/* While a piece of a large write is executed the next one arrives: no need to wait for word of it. */
+static void receive_all(struct nbd_client *client)
+{
+    unsigned budget = NBD_TURN_PIECES_MAX;
+
+    while (receive(client) && client->receiving != NULL && client->receiving->in_pieces && budget-- > 0)
+        ;
+}
+
 
 /* ---- Turns ---- */
 
@@ -282,7 +294,7 @@ void nbd_client_turn(struct nbd_client *client, bool readable)
     if (client->backlog != NULL && takes_input(client))
         execute_backlog(client);
     if (readable && client->backlog == NULL && takes_input(client))
-        receive(client);
+        receive_all(client);
     nbd_output_flush(client);
     thread->turn_of = NULL;
     if (thread->counts.any)

@@ -242,7 +242,8 @@ static void gather_rest(struct nbd_slot *slot)
     slot->in_pieces = false;
     if (slot->executed_bytes == 0)
         client->window_rest = NBD_WINDOW_REST;
-    if (nbd_slot_replace_buffer(slot, (size_t)rest_bytes, (size_t)(received_bytes - slot->executed_bytes)) == 0)
+    if (rest_bytes <= slot->buffer->size_bytes ||
+        nbd_slot_replace_buffer(slot, (size_t)rest_bytes, (size_t)(received_bytes - slot->executed_bytes)) == 0)
         return;
     client->receiving = NULL;
     nbd_slot_free(slot);
@@ -291,7 +292,7 @@ static void write_received(struct nbd_slot *slot)
 
 static bool goes_in_pieces(struct nbd_client *client, const struct nbd_request *request)
 {
-    if (request->payload_bytes <= NBD_WINDOW_BYTES || nbd_request_fua(client, request) != 0)
+    if (request->payload_bytes <= NBD_PIECES_FROM_BYTES || nbd_request_fua(client, request) != 0)
         return false;
     if (client->window_rest == 0)
         return true;
@@ -312,6 +313,7 @@ static enum nbd_outcome write_in_pieces(struct nbd_client *client, const struct 
         nbd_client_refuse(client, request, 0, NBD_ENOMEM, "the server is out of memory");
         return NBD_TAKEN;
     }
+    _Static_assert(NBD_RECEIVE_BYTES <= NBD_WINDOW_BYTES, "what came with the header has room");
     slot->in_pieces = true;
     slot->received_bytes = payload->left_bytes;
     memcpy(slot->buffer->data, cursor_bytes(payload, payload->left_bytes), (size_t)slot->received_bytes);

@@ -29,8 +29,9 @@
 #define NBD_TURN_REQUESTS_MAX  512u            /* of one client, then the others of its thread have theirs */
 #define NBD_RECEIVE_BYTES      (256u << 10)    /* the receive buffer of a thread */
 #define NBD_RECEIVE_LARGE_BYTES (32u << 10) /* of it, while large payloads come: they are to land in their slots */
-#define NBD_WINDOW_BYTES       (256u << 10) /* larger writes are executed piece by piece, while they arrive */
-#define NBD_PIECE_MIN_BYTES    (64u << 10)
+#define NBD_PIECES_FROM_BYTES  (128u << 10) /* larger writes are executed piece by piece, while they arrive */
+#define NBD_WINDOW_BYTES       (256u << 10) /* the buffer in which they do */
+#define NBD_PIECE_MIN_BYTES    (32u << 10)
 #define NBD_PIECE_ALIGN        4096u        /* pieces end at multiples of this, so that no page is touched twice */
 #define NBD_WINDOW_REST        64u          /* large writes, before that is tried again where it could not be done */
 #define NBD_SEND_BYTES         (256u << 10)    /* the send buffer of a thread */
@@ -38,6 +39,7 @@
 #define NBD_SENDFILE_MIN_BYTES (16u << 10)     /* reads from this size on go from the page cache to the socket */
 #define NBD_HOLE_MIN_BYTES     (256u << 10)    /* for reads from this size on a look for a hole is cheap */
 #define NBD_TURN_FILE_BYTES    (2u << 20)      /* sent from files to one client, then the others have their turn */
+#define NBD_TURN_PIECES_MAX    16u             /* received of one client's large write, likewise */
 #define NBD_EXTENTS_MAX        2048u           /* of one context in a reply to BLOCK_STATUS */
 #define NBD_LINGER_NS          10000000000ull  /* a client that is leaving may go without progress for this long */
 #define NBD_DRAIN_LINGER_NS    1000000000ull   /* and for this long when the export is being closed */

@@ -116,11 +116,10 @@ int monitor_start(struct monitor *monitor, struct error *err)
         r = qmp_new(monitor, monitor->base, qmp_commands, qmp_command_count, &monitor->qmp, err);
     if (r == 0)
         r = chardev_set_new(monitor->base, monitor->qmp, &monitor->chardevs, err);
-    if (r < 0)
-        return r;
-    worker_set_probe(monitor->workers);
-    monitor->started = true;
-    return 0;
+    if (r == 0)
+        r = worker_set_probe(monitor->workers, err);
+    monitor->started = r == 0;
+    return r;
 }
 
 /* From here on a signal that says what is happening already does nothing; libevent would bring its default back. */

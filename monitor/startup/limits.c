@@ -17,6 +17,19 @@ static const struct {
     { RLIMIT_MEMLOCK, true, "locked memory" },
 };
 
+/* With fewer, one part after the other would fail of itself, the mounter first. */
+#define DESCRIPTORS_MIN 64
+
+static int check_descriptors(struct error *err)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= DESCRIPTORS_MIN)
+        return 0;
+    return error_set(err, -EMFILE, "the limit of descriptors is %llu, and at least %d are needed (LimitNOFILE=, ulimit -n)",
+                     (unsigned long long)limit.rlim_cur, DESCRIPTORS_MIN);
+}
+
 int limits_raise(struct error *err)
 {
     static const struct rlimit none = { RLIM_INFINITY, RLIM_INFINITY };
@@ -32,5 +45,5 @@ int limits_raise(struct error *err)
         if (setrlimit(raised[i].resource, &limit) < 0)
             return error_set(err, -errno, "cannot raise the limit of %s: %s", raised[i].what, strerror(errno));
     }
-    return 0;
+    return check_descriptors(err);
 }

@@ -72,10 +72,13 @@ static void warn_of_missing_layers(const struct worker_set *set)
         log_warning("this host does not offer sandbox layers that workers would use: %s", list);
 }
 
-void worker_set_probe(struct worker_set *set)
+int worker_set_probe(struct worker_set *set, struct error *err)
 {
-    uint32_t namespaces = spawn_probe_namespaces();
+    uint32_t namespaces = 0;
+    int r = spawn_probe_namespaces(&namespaces, err);
 
+    if (r < 0)
+        return r;
     sandbox_read_namespaces(set->spawner_ns);
     set->host_layers = IPC_LAYERS_ALL & ~SANDBOX_LAYERS_NAMESPACES;
     set->host_layers |= namespaces;
@@ -88,6 +91,7 @@ void worker_set_probe(struct worker_set *set)
         set->host_layers = 0;
 #endif
     warn_of_missing_layers(set);
+    return 0;
 }
 
 static int set_open(struct event_base *base, const struct sandbox_role *const *roles, const char *dir,
@@ -118,11 +122,17 @@ static int set_open(struct event_base *base, const struct sandbox_role *const *r
 int worker_set_new_from(struct event_base *base, const struct sandbox_role *const *roles, const char *dir,
                         struct worker_set **ret_set, struct error *err)
 {
-    int r = set_open(base, roles, dir, ret_set, err);
+    struct worker_set *set = NULL;
+    int r = set_open(base, roles, dir, &set, err);
 
     if (r == 0)
-        worker_set_probe(*ret_set);
-    return r;
+        r = worker_set_probe(set, err);
+    if (r < 0) {
+        worker_set_free(set);
+        return r;
+    }
+    *ret_set = set;
+    return 0;
 }
 
 int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct error *err)

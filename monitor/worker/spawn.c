@@ -196,6 +196,14 @@ static const char *aid_of(const struct sandbox_role *role)
 }
 #endif
 
+/* For the operator, behind the kernel's word. */
+static const char *hint(int code)
+{
+    if (code == -EAGAIN)
+        return " (a limit on processes: TasksMax=, LimitNPROC=, ulimit -u)";
+    return code == -ENOSPC || code == -EUSERS ? " (a limit in /proc/sys/user on namespaces)" : "";
+}
+
 int spawn_process(const struct spawn_request *request, pid_t *ret_pid, int *ret_pidfd, struct error *err)
 {
     char *list[ENVIRONMENT_MAX];
@@ -226,8 +234,7 @@ int spawn_process(const struct spawn_request *request, pid_t *ret_pid, int *ret_
         run_child(request, &maps, &exec);
     sigprocmask(SIG_SETMASK, &before, NULL);
     if (pid < 0)
-        return error_set(err, pid, "cannot start a process of role %s: %s%s", request->role->name, strerror(-pid),
-                         pid == -ENOSPC || pid == -EUSERS ? " (a limit in /proc/sys/user on namespaces)" : "");
+        return error_set(err, pid, "cannot start a process of role %s: %s%s", request->role->name, strerror(-pid), hint(pid));
     *ret_pid = pid;
     return 0;
 }
@@ -271,8 +278,11 @@ void spawn_binary_close(struct spawn_binary *binary)
 
 /* ---- What the host offers ---- */
 
-/* Whether a process with these namespaces can be made, and its account mapped. */
-static bool probe(uint32_t namespaces)
+/*
+ * Whether a process with these namespaces can be made, and its account mapped. -EAGAIN: there may be no more processes
+ * now, which says nothing about the host.
+ */
+static int probe(uint32_t namespaces)
 {
     _cleanup_close_ int pidfd = -1;
     struct id_maps maps;
@@ -284,23 +294,39 @@ static bool probe(uint32_t namespaces)
     if (pid == 0)
         _exit(map_ids(&maps) ? 0 : 1);
     if (pid < 0)
-        return false;
+        return pid == -EAGAIN ? -EAGAIN : 0;
     while (waitid(P_PID, (id_t)pid, &info, WEXITED) < 0)
         if (errno != EINTR)
-            return false;
+            return 0;
     return info.si_code == CLD_EXITED && info.si_status == 0;
 }
 
-uint32_t spawn_probe_namespaces(void)
+static int probe_each(uint32_t *ret_offered)
 {
-    uint32_t offered = IPC_LAYER_USER_NS;
+    int r = probe(IPC_LAYER_USER_NS);
 
-    if (probe(SANDBOX_LAYERS_NAMESPACES))
-        return SANDBOX_LAYERS_NAMESPACES;
-    if (!probe(IPC_LAYER_USER_NS))
-        return 0;
-    for (unsigned i = 0; i < IPC_NAMESPACES; i++)
-        if (sandbox_namespaces[i].layer != IPC_LAYER_USER_NS && probe(IPC_LAYER_USER_NS | sandbox_namespaces[i].layer))
-            offered |= sandbox_namespaces[i].layer;
-    return offered;
+    *ret_offered = r > 0 ? IPC_LAYER_USER_NS : 0;
+    for (unsigned i = 0; i < IPC_NAMESPACES && *ret_offered != 0 && r >= 0; i++) {
+        uint32_t layer = sandbox_namespaces[i].layer;
+
+        if (layer == IPC_LAYER_USER_NS)
+            continue;
+        r = probe(IPC_LAYER_USER_NS | layer);
+        if (r > 0)
+            *ret_offered |= layer;
+    }
+    return r;
+}
+
+int spawn_probe_namespaces(uint32_t *ret_offered, struct error *err)
+{
+    uint32_t offered = SANDBOX_LAYERS_NAMESPACES;
+    int r = probe(SANDBOX_LAYERS_NAMESPACES);
+
+    if (r == 0)
+        r = probe_each(&offered);
+    if (r < 0)
+        return error_set(err, r, "cannot start a process, to see what this host offers: %s%s", strerror(-r), hint(r));
+    *ret_offered = offered;
+    return 0;
 }

@@ -50,8 +50,8 @@ struct worker_ops {
  */
 int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct error *err);
 
-/* Learn which layers the host offers to the account that we are; before the first worker is spawned. */
-void worker_set_probe(struct worker_set *set);
+/* Learn which layers the host offers to the account that we are; before the first worker is spawned. 0 or -errno. */
+int worker_set_probe(struct worker_set *set, struct error *err);
 void worker_set_free(struct worker_set *set); /* kills and reaps whatever is left, without callbacks */
 
 /*

@@ -165,6 +165,7 @@ def arguments():
 
 def main():
     options = arguments()
+    options.tls = options.priority = None
     kinds = []
     for kind in options.servers:
         reason = nbd.SERVERS[kind].missing(options)

@@ -445,3 +445,19 @@ def test_the_monitor_has_no_root_anywhere_in_its_descriptors(server):
 def test_created_sockets_are_for_the_account_only(server):
     server.nbd_start()
     assert stat.S_IMODE(os.stat(server.qmp_path).st_mode) & 0o007 == 0 or os.stat(server.qmp_path).st_mode & 0o002 == 0
+
+
+# ---- A host that gives too little ----
+
+@pytest.mark.own
+def test_too_few_descriptors_are_an_error_at_the_start(fresh):
+    fresh.prefix = ["prlimit", "--nofile=63:63"]
+    assert "the limit of descriptors is 63, and at least 64 are needed" in fails(fresh)
+
+
+@pytest.mark.own
+def test_too_few_processes_are_no_reason_to_do_without_namespaces(fresh):
+    """That none can be made now says nothing about what the host offers."""
+    fresh.prefix = ["prlimit", "--nproc=1:1"]
+    said = fails(fresh, *nbd_unix(fresh))
+    assert "ulimit -u" in said and "does not offer" not in said

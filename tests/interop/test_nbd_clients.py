@@ -174,9 +174,26 @@ def test_nbdinfo_is_refused_an_unknown_export(nbd, image):
     assert "No such file or directory for export: other" in run("nbdinfo", nbd.uri("other"), status=1).stderr_text
 
 
+# ---- nbd-client, as far as it goes without the kernel's driver ----
+
+def test_nbd_client_lists_and_negotiates(server, image):
+    """It also tells what a server says of an export that is not there."""
+    need("nbd-client")
+    server.add_file("disk", image(size=SIZE))
+    port = free_port()
+    server.nbd_start({"type": "inet", "data": {"host": "127.0.0.1", "port": str(port)}})
+    server.export("disk", description="a test disk")
+    server.export("disk", id="second", name="second")
+    assert set(output("nbd-client", "-l", "127.0.0.1", port).splitlines()) >= {"disk: a test disk", "second"}
+    found = run("nbd-client", "-N", "disk", "127.0.0.1", port, "/dev/null", status=1)  # which is no nbd device
+    assert f"size = {SIZE // MIB}MB" in found.stdout_text
+    missing = run("nbd-client", "-N", "other", "127.0.0.1", port, "/dev/null", status=1)
+    assert "size" not in missing.stdout_text and "returned by server" in missing.stderr_text
+
+
 # ---- Copies ----
 
-@pytest.mark.parametrize("connections", [1, 4])
+@pytest.mark.parametrize("connections", [1, 2, 8])
 def test_nbdcopy_in_both_directions(disk, source, tmp, connections):
     need("nbdcopy")
     copy = tmp / "copy.img"

@@ -39,14 +39,26 @@ def exports(server, image, tmp):
     return server
 
 
+def has_open(pid, path):
+    """Without asking whoever serves the path."""
+    try:
+        return any(os.readlink(f"/proc/{pid}/fd/{fd}") == str(path) for fd in os.listdir(f"/proc/{pid}/fd"))
+    except FileNotFoundError:  # it is just closing one, or ending
+        return False
+
+
 def load(server, name, seconds):
-    """fio on an export, verifying what it writes."""
+    """
+    fio on an export, verifying what it writes. Both jobs have the file open when this returns: one that came later, after
+    the mount, would write to the file below.
+    """
+    path = server.points[name]
     popen = fuse.popen_as_account(
-        "fio", "--name=load", f"--filename={server.points[name]}", "--rw=randrw", "--bs=4k", "--ioengine=libaio",
+        "fio", "--name=load", f"--filename={path}", "--rw=randrw", "--bs=4k", "--ioengine=libaio",
         "--iodepth=16", "--direct=1", "--numjobs=2", "--size=8M", "--offset_increment=8M", "--time_based",
         f"--runtime={seconds}", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=512", "--allow_file_create=0",
-        f"--aux-path={server.points[name].parent}", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: server.export_worker(name)["clients"] >= 2, "the load to run")
+        "--exitall_on_error=1", f"--aux-path={path.parent}", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: [has_open(pid, path) for pid in process.children_of(popen.pid)] == [True, True], "the load to run")
     time.sleep(0.5)
     return popen
 

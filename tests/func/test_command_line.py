@@ -270,7 +270,7 @@ def test_daemonize_returns_the_failure_of_the_start(daemon):
     done = daemon.start_daemon("--blockdev", "file,node-name=disk,filename=/nonexistent/image", status=1)
     assert "/nonexistent/image" in done.stderr_text
     assert not daemon.pid_path.exists()
-    assert not process.orphans()
+    wait_for(lambda: not process.orphans(), "the daemon to end")
 
 
 # ---- Signals ----

@@ -91,6 +91,7 @@ struct negotiator_pool {
     unsigned starting;
     unsigned idle;
     unsigned busy;
+    unsigned relaying; /* with TLS, as long as their clients are connected */
     unsigned max;
     unsigned failures; /* in a row */
     bool running;

@@ -18,6 +18,7 @@
 #define REST_MS       200 /* when descriptors or memory have run out */
 #define FULL_WAIT_MS  500 /* for a client over the limit, before it is turned away */
 #define FULL_BATCH    128 /* of them at a time: the backlog */
+#define RELAYS_MAX    1000 /* where max-connections sets no limit: with TLS each client keeps a process */
 #define UNIX_SEND_BYTES (512 << 10) /* the kernel doubles it */
 #define LOG_LINES_MAX 50
 #define HANDSHAKE_SECONDS_MAX (UINT32_MAX / 1000 - 1) /* 49 days; what is longer makes no difference */
@@ -348,6 +349,10 @@ int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negoti
         return -EPROTO;
     if (nbd->clients.count >= nbd->clients_max) {
         nbd_client_end(client, "its export has no descriptors left for more clients (LimitNOFILE=, ulimit -n)");
+        return 0;
+    }
+    if (server->max_connections == 0 && server->pool.relaying >= RELAYS_MAX) {
+        nbd_client_end(client, "too many clients with TLS, each of which has a process: set max-connections");
         return 0;
     }
     hand_over(client, nbd, negotiated);

@@ -37,6 +37,7 @@ static unsigned *counter(struct negotiator_pool *pool, enum negotiator_state sta
         [NEGOTIATOR_STARTING] = &pool->starting,
         [NEGOTIATOR_IDLE] = &pool->idle,
         [NEGOTIATOR_BUSY] = &pool->busy,
+        [NEGOTIATOR_RELAYING] = &pool->relaying,
     };
 
     return state < ARRAY_SIZE(counters) ? counters[state] : &dropped;

@@ -200,6 +200,38 @@ static void test_credentials(void **state)
     }
 }
 
+/* The place of a cipher in what a priority string comes to. */
+static unsigned place_of(const char *text, gnutls_cipher_algorithm_t cipher)
+{
+    struct {
+        struct tls_credentials credentials;
+        char text[TLS_PRIORITY_MAX];
+    } file = { .credentials = good_credentials() };
+    struct tls_view view = { .credentials = &file.credentials, .len_bytes = sizeof(file) };
+    gnutls_priority_t priority;
+    const unsigned *list;
+    int count;
+
+    strcpy(file.text, text);
+    file.credentials.sections[TLS_SECTION_PRIORITY].len_bytes = (uint32_t)strlen(text);
+    assert_int_equal(tls_priority_make(&view, &priority, NULL), 0);
+    count = gnutls_priority_cipher_list(priority, &list);
+    for (int i = 0; i < count; i++)
+        if (list[i] == cipher)
+            count = i;
+    gnutls_priority_deinit(priority);
+    return (unsigned)count;
+}
+
+static void test_the_faster_cipher_comes_first_unless_the_operator_says(void **state)
+{
+    bool aes_first = place_of("", GNUTLS_CIPHER_AES_128_GCM) < place_of("", GNUTLS_CIPHER_CHACHA20_POLY1305);
+
+    assert_int_equal(aes_first, tls_processor_has_aes());
+    assert_true(place_of("", GNUTLS_CIPHER_AES_256_GCM) < place_of("", GNUTLS_CIPHER_AES_128_GCM));
+    assert_true(place_of("NORMAL", GNUTLS_CIPHER_CHACHA20_POLY1305) < place_of("NORMAL", GNUTLS_CIPHER_AES_128_GCM));
+}
+
 static void test_errors_credentials(void **state)
 {
     struct tls_credentials c = good_credentials();
@@ -239,6 +271,7 @@ int main(void)
         cmocka_unit_test(test_errors_files_of_shared_keys),
         cmocka_unit_test(test_errors_user_name_too_long),
         cmocka_unit_test(test_credentials),
+        cmocka_unit_test(test_the_faster_cipher_comes_first_unless_the_operator_says),
         cmocka_unit_test(test_errors_credentials),
     };
 

@@ -25,7 +25,7 @@ static int split_path(const char *path, char *ret_dir, size_t dir_size, char *re
     size_t dir_len = slash == NULL ? 0 : (size_t)(slash - path);
 
     if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return error_set(err, -EISDIR, "mount point '%s' is a directory, but must be a regular file", path);
+        return error_set(err, -EISDIR, "mount point '%s' is a directory: give the path of a regular file", path);
     if (strlen(name) > NAME_MAX || dir_len >= dir_size)
         return error_set(err, -ENAMETOOLONG, "mount point '%.100s...' is too long", path);
     memcpy(ret_dir, path, dir_len);
@@ -67,7 +67,8 @@ int mount_point_open(const char *path, struct mount_point *ret_point, struct err
         return r;
     point.parent_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (point.parent_fd < 0)
-        return error_set(err, -errno, "cannot open the directory of mount point '%s': %s", path, strerror(errno));
+        return error_set(err, -errno, "cannot open the directory of mount point '%s' as user id %u: %s", path,
+                         (unsigned)geteuid(), strerror(errno));
     r = resolve_path(&point, err);
     if (r < 0)
         return r;
@@ -114,9 +115,10 @@ int mount_point_check(const struct mount_point *point, struct error *err)
         return error_set(err, -ELOOP, "mount point '%s' is a symbolic link: give the path of the file itself",
                          point->path);
     if (S_ISDIR(point->mode))
-        return error_set(err, -EISDIR, "mount point '%s' is a directory, but must be a regular file", point->path);
+        return error_set(err, -EISDIR, "mount point '%s' is a directory: give the path of a regular file",
+                         point->path);
     if (!S_ISREG(point->mode))
-        return error_set(err, -EINVAL, "mount point '%s' is not a regular file", point->path);
+        return error_set(err, -EINVAL, "mount point '%s' is not a regular file: create one for it", point->path);
     if (faccessat(point->parent_fd, point->name, W_OK, AT_EACCESS) == 0)
         return 0;
     if (errno == EROFS)

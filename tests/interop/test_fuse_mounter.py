@@ -379,7 +379,7 @@ def in_namespace(program, script):
     ("mount --bind /dev/null /usr/bin/fusermount3", -2, "install the package fuse3"),
     ("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3", -19, "load the fuse module"),
     ("mount -t tmpfs none /dev; mknod -m 600 /dev/fuse c 10 229; mknod -m 666 /dev/null c 1 3", -13,
-     "make /dev/fuse accessible"),
+     "make /dev/fuse accessible to this account"),
     ("mount --bind -o nosuid /usr/bin /usr/bin; mount -o remount,bind,nosuid /usr/bin", -1, "setuid root"),
 ])
 def test_host_that_cannot_mount_is_explained(program, point, script, code, text):

@@ -45,13 +45,16 @@ def test_qemu_img_with_certificates(x509, pki):
 
 
 @pytest.mark.contract
-def test_qemu_io_with_a_shared_key(psk, pki):
+@pytest.mark.parametrize("kind", ["x509", "psk"])
+def test_qemu_io(request, pki, kind):
     need("qemu-io")
-    creds = tls.qemu_creds("psk", pki["psk"], username="alice")
-    text = output("qemu-io", *creds, "--image-opts", tls.image_opts(psk.port, "disk"), "-c", "write -P 0x5a 1M 2M", "-c",
-                  "read -P 0x5a 1M 2M", "-c", "flush")
+    server = request.getfixturevalue(kind)
+    creds = tls.qemu_creds("x509", pki["client"]) if kind == "x509" else \
+        tls.qemu_creds("psk", pki["psk"], username="alice")
+    text = output("qemu-io", *creds, "--image-opts", tls.image_opts(server.port, "disk"), "-c", "write -P 0x5a 1M 2M",
+                  "-c", "read -P 0x5a 1M 2M", "-c", "flush")
     assert "failed" not in text
-    assert psk.content()[1 * MIB:3 * MIB] == b"\x5a" * (2 * MIB)
+    assert server.content()[1 * MIB:3 * MIB] == b"\x5a" * (2 * MIB)
 
 
 @pytest.mark.contract
@@ -66,13 +69,15 @@ def test_qemu_img_without_knowing_who(tls_server, pki, tmp):
 
 
 @pytest.mark.contract
-@pytest.mark.parametrize("connections", [1, 4, 8])
-def test_nbdcopy_both_ways(x509, pki, tmp, connections):
+@pytest.mark.parametrize("kind,connections", [("x509", 1), ("x509", 4), ("x509", 8), ("psk", 1), ("psk", 8)])
+def test_nbdcopy_both_ways(request, pki, tmp, kind, connections):
     need("nbdcopy")
-    source = images.make(tmp / "source.img", x509.SIZE, seed=connections)
-    uri = tls.uri_x509(x509.port, "disk", pki["client"])
+    server = request.getfixturevalue(kind)
+    source = images.make(tmp / "source.img", server.SIZE, seed=connections)
+    uri = tls.uri_x509(server.port, "disk", pki["client"]) if kind == "x509" else \
+        tls.uri_psk(server.port, "disk", pki["psk"])
     run("nbdcopy", f"--connections={connections}", source, uri)
-    assert x509.content() == source.read_bytes()
+    assert server.content() == source.read_bytes()
     run("nbdcopy", f"--connections={connections}", uri, tmp / "out.img")
     assert (tmp / "out.img").read_bytes() == source.read_bytes()
 

@@ -413,6 +413,20 @@ static void test_large_read_takes_the_way_through_the_pipe(void **state)
     assert_int_equal(ask_read(0, 512)->bytes, 512);
 }
 
+/* The buffer may become a huge page while a request is in it. */
+static void test_large_writes_one_by_one_keep_their_data(void **state)
+{
+    static uint8_t bytes[262144], got[sizeof(bytes)];
+
+    for (unsigned i = 0; i < 70; i++) {
+        pattern_fill(bytes, 0, sizeof(bytes), i);
+        assert_int_equal(written(ask_write(i, bytes, sizeof(bytes))), sizeof(bytes));
+        assert_int_equal(pread(rig->image_fd, got, sizeof(got), i), sizeof(got));
+        assert_memory_equal(bytes, got, sizeof(got));
+    }
+    assert_int_equal(rig->thread.large_requests, 70);
+}
+
 static void test_errors_read_of_more_than_was_agreed(void **state)
 {
     assert_int_equal(ask_read(0, FX_IO_BYTES_MAX + 1)->error, -EINVAL);
@@ -677,6 +691,7 @@ int main(void)
         WITH(setup_writable, test_data_is_written_and_read),
         WITH(setup_writable, test_reads_stop_at_the_end),
         WITH(setup_writable, test_large_read_takes_the_way_through_the_pipe),
+        WITH(setup_writable, test_large_writes_one_by_one_keep_their_data),
         WITH(setup_writable, test_errors_read_of_more_than_was_agreed),
         WITH(setup_writable, test_writes_stop_at_the_end),
         WITH(setup_writable, test_errors_write_whose_length_does_not_fit),

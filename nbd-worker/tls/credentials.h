@@ -30,8 +30,10 @@ gnutls_datum_t tls_view_section(const struct tls_view *view, enum tls_section se
  * The priorities of a session: the operator's or the default, with what the kind of credentials needs, and without what
  * needs a private key in the negotiator (RSA key exchange). 0 or -EINVAL; err names what GnuTLS did not understand.
  */
-bool tls_processor_has_aes(void); /* then the default prefers AES */
 int tls_priority_make(const struct tls_view *view, gnutls_priority_t *ret_priority, struct error *err);
+
+/* Then the default prefers AES. */
+bool tls_processor_has_aes(void);
 
 /* -EINVAL with "what: GnuTLS's words". */
 int tls_error(struct error *err, int code, const char *what);

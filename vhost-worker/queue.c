@@ -217,6 +217,16 @@ static void slot_complete(struct block_request *io, int result)
     /* The thread's hook flushes at the end of this turn. */
 }
 
+/*
+ * Reads of a file go side by side. Writes do not, because file systems let one at a time into a file: more threads would
+ * but wait for each other.
+ */
+static bool is_worth_a_thread(const struct vhost_queue *q, const struct vhost_slot *slot)
+{
+    return slot->blk.op == BLOCK_OP_READ && slot->blk.len_bytes >= OFFLOAD_BYTES &&
+           (q->slots_in_use > 1 || vring_available(&q->ring));
+}
+
 /* Execute a request that was taken. Returns whether it is finished. */
 static bool slot_start(struct vhost_queue *q, struct vhost_slot *slot)
 {
@@ -235,7 +245,7 @@ static bool slot_start(struct vhost_queue *q, struct vhost_slot *slot)
     default:
         slot->io.op = slot->blk.op;
         slot->io.flags = slot->blk.flags;
-        if (slot->blk.len_bytes >= OFFLOAD_BYTES && (q->slots_in_use > 1 || vring_available(&q->ring)))
+        if (is_worth_a_thread(q, slot))
             slot->io.flags |= BLOCK_REQ_OFFLOAD;
         slot->io.offset = slot->blk.offset;
         slot->io.len_bytes = slot->blk.action == BLK_FLUSH ? 0 : slot->blk.len_bytes;

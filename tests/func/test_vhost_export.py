@@ -153,7 +153,7 @@ def test_a_listening_descriptor_on_the_command_line(new_server, image, build):
         frontend = vhost.Frontend(build, path)
         assert frontend.cmd("write", 0, 8, 1) == "ok"
         frontend.close()
-    server.qmp.cmd("block-export-del", {"id": "exp"})
+    vhost.remove(server, "exp")
     os.unlink(path)  # ours: whoever made the socket removes it
 
 

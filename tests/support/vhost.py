@@ -24,6 +24,12 @@ def export(server, node, export_id=None, writable=True, **members):
     return path
 
 
+def remove(server, export_id):
+    """Remove an export whose front-end has left, which its worker may not have noticed yet."""
+    process.wait_for(lambda: server.export_worker(export_id)["clients"] == 0, "the session to end")
+    server.qmp.cmd("block-export-del", {"id": export_id})
+
+
 class Frontend:
     """One that stays connected and takes commands; see tests/vhost/stay.c."""
 

@@ -106,13 +106,14 @@ static int listen_unix(const struct unix_socket_address *addr, struct socket_lis
     if (r < 0)
         return r;
     if (!addr->abstract && lstat(addr->path, &st) == 0) {
-        listeners->path = strdup(addr->path);
+        listeners->path = realpath(addr->path, NULL); /* the working directory may change */
         listeners->path_dev = st.st_dev;
         listeners->path_ino = st.st_ino;
     }
     if (!addr->abstract && listeners->path == NULL) {
+        r = error_set(err, -errno, "'%s': %s", addr->path, strerror(errno));
         unlink(addr->path);
-        return error_set(err, -ENOMEM, "'%s': out of memory", addr->path);
+        return r;
     }
     if (listen(fd, SOCKET_BACKLOG) < 0)
         return error_set(err, -errno, "cannot listen on '%s': %s", addr->path, strerror(errno));

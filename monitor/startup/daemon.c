@@ -72,6 +72,8 @@ int daemon_detach(int *report_fd, struct error *err)
 
     if (r < 0)
         return r;
+    if (chdir("/") < 0) /* keeps no file system busy; paths of the command line have been used */
+        return error_set(err, -errno, "cannot go to the root directory: %s", strerror(errno));
     openlog("bulkhead", LOG_PID | LOG_NDELAY, LOG_DAEMON);
     log_set_sink(log_to_syslog);
     if (write(*report_fd, &served, 1) != 1)

@@ -259,10 +259,22 @@ def test_daemonize_returns_when_it_serves(daemon, path):
     assert process.stat_fields(daemon.daemon_pid)[2] != os.getsid(0)  # a session of its own
     for number in (0, 1, 2):
         assert process.descriptors(daemon.daemon_pid)[number] == "/dev/null"
+    assert os.readlink(f"/proc/{daemon.daemon_pid}/cwd") == "/"
     with Qmp.connect(daemon.qmp_path) as qmp:
         qmp.cmd("quit")
     wait_for(lambda: not process.orphans(), "the daemon to end")
     assert not daemon.pid_path.exists()
+
+
+def test_a_daemon_removes_sockets_that_it_was_given_by_a_relative_path(daemon):
+    """Its working directory is another one by then."""
+    argv = daemon.argv("--nbd-server", "addr.type=unix,addr.path=relative", "--pidfile", "pid", "--daemonize")
+    assert process.popen(argv, cwd=daemon.dir, stdin=subprocess.DEVNULL).wait(30) == 0
+    daemon.daemon_pid = int((daemon.dir / "pid").read_text())
+    assert (daemon.dir / "relative").is_socket()
+    os.kill(daemon.daemon_pid, signal.SIGTERM)
+    wait_for(lambda: not process.orphans(), "the daemon to end")
+    assert not (daemon.dir / "relative").exists() and not (daemon.dir / "pid").exists()
 
 
 @pytest.mark.contract

@@ -132,11 +132,13 @@ def test_many_connections_at_a_time(server, image, build, engine, descriptors):
     honest(server)
 
     def state():
-        roles = [w["role"] for w in server.workers(state="running") if w["clients"] == 0]
-        return sorted(roles), sandbox.kinds_of_descriptors(server.popen.pid)
+        """Nothing if it is not at rest: an export's worker and four negotiators, and no client."""
+        workers = server.workers()
+        if len(workers) != 5 or any(w["state"] != "running" or w["clients"] for w in workers):
+            return None
+        return sandbox.kinds_of_descriptors(server.popen.pid)
 
-    wait_for(lambda: len(state()[0]) == 5, "four negotiators to be ready")
-    before = state()
+    before = wait_for(state, "four negotiators to be ready")
     with Asker(server) as asker:
         for _ in range(rounds):
             misbehave(server, count)

@@ -9,7 +9,7 @@ import pytest
 from support import process
 from support.images import MIB
 from support.nbdraw import *
-from support.nbdraw import NbdRaw
+from support.nbdraw import Closed, NbdRaw
 
 V4, V6 = "127.0.0.1", "::1"
 
@@ -55,13 +55,16 @@ def listen(server, port, host="", **members):
 
 
 def serves(port, host=V4):
-    """Whether a client is served there; False: nobody listens."""
+    """Whether a client is served there; False: nobody listens, or (a process that is just starting) without a word."""
     try:
         client = NbdRaw.inet(port, host)
     except ConnectionRefusedError:
         return False
     with client:
-        client.hello()
+        try:
+            client.hello()
+        except Closed:
+            return False
         client.go("disk")
         assert client.read(0, 512) == bytes(512)
         client.disconnect()

@@ -71,7 +71,7 @@ class Server:
     def qmp_args(self):
         return ("--chardev", f"socket,id=qmp0,path={self.qmp_path},server=on,wait=off", "--monitor", "chardev=qmp0")
 
-    def start(self, *args, drop="user", **kwargs):
+    def start(self, *args, drop="user", again=False, **kwargs):
         """Start with a QMP socket and a pid file, wait until it serves, connect."""
         self.spawn(*self.qmp_args(), "--pidfile", self.pid_path, *args, drop=drop, **kwargs)
         try:
@@ -79,7 +79,17 @@ class Server:
         except AssertionError:
             self.stopped = self.popen.poll() is not None  # told once is enough
             raise
-        self.qmp = Qmp.connect(self.qmp_path)
+        try:
+            self.qmp = Qmp.connect(self.qmp_path)
+        except TimeoutError:
+            # qemu-storage-daemon 7.2 hangs once in a while at its first command; bulkhead must not.
+            if self.kind != "qsd" or again:
+                raise
+            self.popen.kill()
+            self.popen.wait()
+            for path in (self.pid_path, self.qmp_path):
+                path.unlink(missing_ok=True)
+            return self.start(*args, drop=drop, again=True, **kwargs)
         return self
 
     def wait_serving(self, timeout=30):

@@ -24,6 +24,7 @@ import threading
 import time
 
 import nbd
+from rounds import rounds
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 SETTLE_S = 2
@@ -138,15 +139,13 @@ def show(case, results):
 
 def run_case(options, kinds, directory, image, case):
     results = {kind: [] for kind in kinds}
-    for round_number in range(options.repeats):
-        shift = round_number % len(kinds)
-        for kind in kinds[shift:] + kinds[:shift]:
-            server = nbd.SERVERS[kind](options, directory, image)
-            server.start()
-            try:
-                results[kind].append(measure(options, server, case))
-            finally:
-                server.stop()
+    for kind in rounds(options, kinds):
+        server = nbd.SERVERS[kind](options, directory, image)
+        server.start()
+        try:
+            results[kind].append(measure(options, server, case))
+        finally:
+            server.stop()
     return results
 
 

@@ -24,6 +24,8 @@ import sys
 import tempfile
 import time
 
+from rounds import rounds, summary
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 ACCOUNT = "bulkhead"
 WAIT_S = 20
@@ -193,21 +195,14 @@ def measure(options, server, words):
 
 def run_case(options, kinds, directory, image, name):
     results = {kind: [] for kind in kinds}
-    for round_number in range(options.repeats):
-        shift = round_number % len(kinds)
-        for kind in kinds[shift:] + kinds[:shift]:
-            server = SERVERS[kind](options, directory, image)
-            server.start()
-            try:
-                results[kind].append(measure(options, server, CASES[name][0]))
-            finally:
-                server.stop()
+    for kind in rounds(options, kinds):
+        server = SERVERS[kind](options, directory, image)
+        server.start()
+        try:
+            results[kind].append(measure(options, server, CASES[name][0]))
+        finally:
+            server.stop()
     return results
-
-
-def summary(samples, key):
-    values = [s[key] for s in samples]
-    return statistics.median(values), min(values), max(values)
 
 
 def median(samples, key):

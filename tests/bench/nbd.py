@@ -33,6 +33,8 @@ import sys
 import tempfile
 import time
 
+from rounds import rounds, summary
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 ACCOUNT = "bulkhead"
 IMAGE_MIB = 1024
@@ -338,21 +340,14 @@ def measure(options, server, case):
 def run_case(options, kinds, directory, image, name):
     """Repeats x servers, the first server of a round rotating."""
     results = {kind: [] for kind in kinds}
-    for round_number in range(options.repeats):
-        shift = round_number % len(kinds)
-        for kind in kinds[shift:] + kinds[:shift]:
-            server = SERVERS[kind](options, directory, image)
-            server.start()
-            try:
-                results[kind].append(measure(options, server, CASES[name]))
-            finally:
-                server.stop()
+    for kind in rounds(options, kinds):
+        server = SERVERS[kind](options, directory, image)
+        server.start()
+        try:
+            results[kind].append(measure(options, server, CASES[name]))
+        finally:
+            server.stop()
     return results
-
-
-def summary(samples, key):
-    values = [s[key] for s in samples]
-    return statistics.median(values), min(values), max(values)
 
 
 def show_case(name, results):

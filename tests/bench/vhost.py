@@ -24,6 +24,8 @@ import sys
 import tempfile
 import time
 
+from rounds import rounds, summary
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 ACCOUNT = "bulkhead"
 IMAGE_MIB = 1024
@@ -157,21 +159,14 @@ def run_case(options, images, directory, name):
     """Repeats x servers, the first server of a round rotating."""
     case, kinds = CASES[name], options.servers
     results = {kind: [] for kind in kinds}
-    for round_number in range(options.repeats):
-        shift = round_number % len(kinds)
-        for kind in kinds[shift:] + kinds[:shift]:
-            server = SERVERS[kind](options, directory, images["disk" if case.get("direct") else "memory"], case)
-            server.start()
-            try:
-                results[kind].append(measure(options, server, case))
-            finally:
-                server.stop()
+    for kind in rounds(options, kinds):
+        server = SERVERS[kind](options, directory, images["disk" if case.get("direct") else "memory"], case)
+        server.start()
+        try:
+            results[kind].append(measure(options, server, case))
+        finally:
+            server.stop()
     return results
-
-
-def summary(samples, key):
-    values = [sample[key] for sample in samples]
-    return statistics.median(values), min(values), max(values)
 
 
 def show_case(name, results):

@@ -7,6 +7,7 @@
 #include <assert.h>
 
 #include "nbd-worker/negotiate/handshake.h"
+#include "tests/fuzz/haggle.h"
 #include "tests/unit/nbd_directory.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -17,39 +18,16 @@ static const struct test_export exports[] = {
     { "", "", { .serial = 8, .size_bytes = 512, .min_block_bytes = 512 } },
 };
 
-static void drain(struct handshake *hs)
-{
-    const uint8_t *out;
-    uint8_t *in;
-    size_t n;
-
-    while ((n = handshake_output(hs, &out)) > 0) {
-        assert(out >= hs->out && n <= sizeof(hs->out));
-        assert(handshake_wanted(hs, &in) == 0);
-        handshake_sent(hs, n > 3 ? n - 3 : n);
-    }
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct handshake hs;
     static struct nbd_directory_view view;
-    size_t piece = size > 0 && data[0] > 0 ? data[0] : SIZE_MAX, at = 1, n;
     struct ipc_nbd_negotiated result;
-    uint8_t *in;
 
     if (view.directory == NULL)
         view.directory = test_directory_new(exports, ARRAY_SIZE(exports));
     handshake_init(&hs, &view);
-    drain(&hs);
-    while (at < size && (n = handshake_wanted(&hs, &in)) > 0) {
-        assert(in >= hs.in && in + n <= hs.in + sizeof(hs.in));
-        n = MIN(MIN(n, size - at), piece);
-        memcpy(in, data + at, n);
-        handshake_received(&hs, n);
-        at += n;
-        drain(&hs);
-    }
+    haggle(&hs, data, size, NULL);
     if (hs.state == HANDSHAKE_NEGOTIATED) {
         handshake_result(&hs, 1, &result);
         assert(result.export_serial == 7 || result.export_serial == 8);

@@ -7,6 +7,7 @@
 #include <assert.h>
 
 #include "nbd-worker/negotiate/handshake.h"
+#include "tests/fuzz/haggle.h"
 #include "tests/unit/nbd_directory.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -22,17 +23,10 @@ static bool agreed_on_anything(const struct handshake *hs)
            hs->chosen_serial != 0 || hs->state == HANDSHAKE_NEGOTIATED;
 }
 
-static void drain(struct handshake *hs)
+static void check_tls(struct handshake *hs)
 {
-    const uint8_t *out;
     uint8_t *in;
-    size_t n;
 
-    while ((n = handshake_output(hs, &out)) > 0) {
-        assert(out >= hs->out && n <= sizeof(hs->out));
-        assert(handshake_wanted(hs, &in) == 0);
-        handshake_sent(hs, n > 3 ? n - 3 : n);
-    }
     assert(hs->tls == HANDSHAKE_TLS_ACTIVE || !agreed_on_anything(hs));
     if (hs->state != HANDSHAKE_STARTTLS)
         return;
@@ -45,22 +39,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct handshake hs;
     static struct nbd_directory_view view;
-    size_t piece = size > 0 && data[0] > 0 ? data[0] : SIZE_MAX, at = 1, n;
-    uint8_t *in;
 
     if (view.directory == NULL)
         view.directory = test_directory_new(exports, ARRAY_SIZE(exports));
     handshake_init(&hs, &view);
     handshake_require_tls(&hs);
-    drain(&hs);
-    while (at < size && (n = handshake_wanted(&hs, &in)) > 0) {
-        assert(in >= hs.in && in + n <= hs.in + sizeof(hs.in));
-        n = MIN(MIN(n, size - at), piece);
-        memcpy(in, data + at, n);
-        handshake_received(&hs, n);
-        at += n;
-        drain(&hs);
-    }
+    haggle(&hs, data, size, check_tls);
     assert(hs.state != HANDSHAKE_NEGOTIATED || (hs.tls == HANDSHAKE_TLS_ACTIVE && hs.chosen_serial == 7));
     return 0;
 }

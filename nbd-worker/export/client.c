@@ -257,7 +257,6 @@ static void receive_all(struct nbd_client *client)
         ;
 }
 
-
 /* ---- Turns ---- */
 
 /* Wait for what can happen next; or, if nothing can, the client is gone. */

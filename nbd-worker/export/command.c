@@ -186,6 +186,22 @@ static enum nbd_outcome handle_read(struct nbd_client *client, const struct nbd_
 
 /* ---- Payloads in slots ---- */
 
+/* A slot with a buffer of len_bytes, which begins with what has arrived of the payload. NULL: it has been refused. */
+static struct nbd_slot *slot_for_payload(struct nbd_client *client, const struct nbd_request *request,
+                                         struct cursor *payload, size_t len_bytes)
+{
+    size_t have_bytes = MIN((size_t)request->payload_bytes, payload->left_bytes);
+    struct nbd_slot *slot = nbd_slot_new(client, request, len_bytes);
+
+    if (slot == NULL) {
+        nbd_client_refuse(client, request, 0, NBD_ENOMEM, "the server is out of memory");
+        return NULL;
+    }
+    memcpy(slot->buffer->data, cursor_bytes(payload, have_bytes), have_bytes);
+    slot->received_bytes = have_bytes;
+    return slot;
+}
+
 /*
  * A slot with a buffer of len_bytes, into which the payload moves. NBD_TAKEN with *ret_slot: it has arrived in full;
  * with NULL: the client goes on receiving into the slot, or has been refused.
@@ -193,20 +209,15 @@ static enum nbd_outcome handle_read(struct nbd_client *client, const struct nbd_
 static enum nbd_outcome receive_into_slot(struct nbd_client *client, const struct nbd_request *request,
                                           struct cursor *payload, size_t len_bytes, struct nbd_slot **ret_slot)
 {
-    size_t have_bytes = MIN((size_t)request->payload_bytes, payload->left_bytes);
     struct nbd_slot *slot;
 
     *ret_slot = NULL;
     if (!nbd_slot_admits(client, len_bytes))
         return NBD_STALLED;
-    slot = nbd_slot_new(client, request, len_bytes);
-    if (slot == NULL) {
-        nbd_client_refuse(client, request, 0, NBD_ENOMEM, "the server is out of memory");
+    slot = slot_for_payload(client, request, payload, len_bytes);
+    if (slot == NULL)
         return NBD_TAKEN;
-    }
-    memcpy(slot->buffer->data, cursor_bytes(payload, have_bytes), have_bytes);
-    slot->received_bytes = have_bytes;
-    if (have_bytes < request->payload_bytes)
+    if (slot->received_bytes < request->payload_bytes)
         client->receiving = slot;
     else
         *ret_slot = slot;
@@ -232,36 +243,36 @@ static enum nbd_outcome write_from_slot(struct nbd_client *client, const struct 
  * client that goes away in the middle leaves a part of its write, as it may with any write that it has no reply to. Where
  * a piece would block, the rest of the payload gets a buffer of its own and is written as one.
  */
-static void gather_rest(struct nbd_slot *slot)
+static void refuse_rest(struct nbd_slot *slot, uint32_t error, const char *text)
 {
     struct nbd_client *client = slot->client;
-    uint64_t rest_bytes = slot->request.payload_bytes - slot->executed_bytes;
     struct nbd_request request = slot->request;
     uint64_t received_bytes = slot->received_bytes;
 
-    slot->in_pieces = false;
-    if (slot->executed_bytes == 0)
-        client->window_rest = NBD_WINDOW_REST;
-    if (rest_bytes <= slot->buffer->size_bytes ||
-        nbd_slot_replace_buffer(slot, (size_t)rest_bytes, (size_t)(received_bytes - slot->executed_bytes)) == 0)
-        return;
     client->receiving = NULL;
     nbd_slot_free(slot);
-    nbd_client_refuse(client, &request, received_bytes, NBD_ENOMEM, "the server is out of memory");
+    nbd_client_refuse(client, &request, received_bytes, error, text);
+}
+
+static void gather_rest(struct nbd_slot *slot)
+{
+    uint64_t rest_bytes = slot->request.payload_bytes - slot->executed_bytes;
+    size_t have_bytes = (size_t)(slot->received_bytes - slot->executed_bytes);
+
+    slot->in_pieces = false;
+    if (slot->executed_bytes == 0)
+        slot->client->window_rest = NBD_WINDOW_REST;
+    if (rest_bytes > slot->buffer->size_bytes && nbd_slot_replace_buffer(slot, (size_t)rest_bytes, have_bytes) < 0)
+        refuse_rest(slot, NBD_ENOMEM, "the server is out of memory");
 }
 
 static void piece_failed(struct nbd_slot *slot, int rc)
 {
-    struct nbd_client *client = slot->client;
-    struct nbd_thread *thread = client->thread;
-    struct nbd_request request = slot->request;
-    uint64_t received_bytes = slot->received_bytes;
+    struct nbd_thread *thread = slot->client->thread;
 
     nbd_thread_count(thread, BLOCK_OP_WRITE, 0, true);
-    thread->export->io_error(thread->export, &thread->inline_request, &request, rc);
-    client->receiving = NULL;
-    nbd_slot_free(slot);
-    nbd_client_refuse(client, &request, received_bytes, nbd_error_of(rc), nbd_error_text(rc));
+    thread->export->io_error(thread->export, &thread->inline_request, &slot->request, rc);
+    refuse_rest(slot, nbd_error_of(rc), nbd_error_text(rc));
 }
 
 void nbd_write_piece(struct nbd_slot *slot)
@@ -308,15 +319,11 @@ static enum nbd_outcome write_in_pieces(struct nbd_client *client, const struct 
     /* For all of it: it may have to be gathered after all. */
     if (!nbd_slot_admits(client, (size_t)request->payload_bytes))
         return NBD_STALLED;
-    slot = nbd_slot_new(client, request, NBD_WINDOW_BYTES);
-    if (slot == NULL) {
-        nbd_client_refuse(client, request, 0, NBD_ENOMEM, "the server is out of memory");
-        return NBD_TAKEN;
-    }
     _Static_assert(NBD_RECEIVE_BYTES <= NBD_WINDOW_BYTES, "what came with the header has room");
+    slot = slot_for_payload(client, request, payload, NBD_WINDOW_BYTES);
+    if (slot == NULL)
+        return NBD_TAKEN;
     slot->in_pieces = true;
-    slot->received_bytes = payload->left_bytes;
-    memcpy(slot->buffer->data, cursor_bytes(payload, payload->left_bytes), (size_t)slot->received_bytes);
     client->receiving = slot;
     nbd_write_piece(slot);
     return NBD_TAKEN;

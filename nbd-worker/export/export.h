@@ -57,7 +57,7 @@ struct nbd_slot {
     struct iovec iov;          /* of req */
     uint64_t received_bytes;   /* of the payload, while it is being received */
     uint64_t executed_bytes;   /* of it, from its start; the buffer begins with what follows them */
-    bool in_pieces;            /* the buffer is a window, see write_piece() */
+    bool in_pieces;            /* the buffer is a window, see nbd_write_piece() */
     bool looking;              /* a read that first asks whether there is anything to read */
 
     /* The reply: head, body, tail. */

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
@@ -95,5 +96,10 @@ static inline uint64_t round_up(uint64_t value, uint64_t align)
 
 /* Monotonic time in nanoseconds. */
 uint64_t now_ns(void);
+
+static inline struct timeval timeval_of_ms(uint64_t ms)
+{
+    return (struct timeval){ .tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000) * 1000 };
+}
 
 #endif

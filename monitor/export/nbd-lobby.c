@@ -41,11 +41,6 @@ uint32_t nbd_client_time_left_ms(const struct nbd_client *client)
     return age < max_ms ? (uint32_t)(max_ms - age) : 1;
 }
 
-static struct timeval timeval_of_ms(uint32_t ms)
-{
-    return (struct timeval){ .tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000 };
-}
-
 /* ---- Giving way ---- */
 
 static bool had_its_share(const struct nbd_client *client)
@@ -192,11 +187,6 @@ static bool has_left(const struct nbd_client *client)
     return ioctl(client->fd, FIONREAD, &pending) == 0 && pending == 0;
 }
 
-static void silent_too_long(struct nbd_client *client)
-{
-    nbd_client_end(client, "the client did not finish the handshake in time: it said nothing");
-}
-
 static void waited_too_long(evutil_socket_t fd, short what, void *arg)
 {
     nbd_client_end(arg, "no negotiator was ready for it in time");
@@ -209,7 +199,7 @@ static void spoke(evutil_socket_t fd, short what, void *arg)
     struct timeval tv = timeval_of_ms(nbd_client_time_left_ms(client));
 
     if ((what & EV_TIMEOUT) != 0) {
-        silent_too_long(client);
+        nbd_client_end(client, "the client did not finish the handshake in time: it said nothing");
         return;
     }
     if (has_left(client)) {

@@ -28,7 +28,6 @@ struct negotiator {
     enum negotiator_state state;
 };
 
-static void refill(struct negotiator_pool *pool);
 
 static unsigned *counter(struct negotiator_pool *pool, enum negotiator_state state)
 {
@@ -99,7 +98,7 @@ static int negotiator_status(struct worker_handle *worker, const struct ipc_stat
     if (r == 0 && negotiator->pool->failures > 0) { /* it works, whatever came before */
         negotiator->pool->failures = 0;
         evtimer_del(negotiator->pool->retry_timer);
-        refill(negotiator->pool);
+        negotiator_pool_refill(negotiator->pool);
     }
     return r;
 }
@@ -136,7 +135,7 @@ static void negotiator_gone(struct worker_handle *worker, const struct worker_ex
     TAILQ_REMOVE(&pool->list, negotiator, link);
     event_free(negotiator->timer);
     free(negotiator);
-    refill(pool);
+    negotiator_pool_refill(pool);
     nbd_server_update_accepting(pool->server);
 }
 
@@ -180,7 +179,7 @@ int negotiator_relay(struct negotiator *negotiator, int fd)
         return r;
     event_del(negotiator->timer);
     set_state(negotiator, NEGOTIATOR_RELAYING);
-    refill(negotiator->pool);
+    negotiator_pool_refill(negotiator->pool);
     return 0;
 }
 
@@ -223,13 +222,13 @@ static void retry_later(struct negotiator_pool *pool)
     /* The idle ones that died together count as one. */
     unsigned rounds = pool->failures / NEGOTIATORS_IDLE;
     unsigned ms = MIN(RETRY_MIN_MS << MIN(rounds, RETRY_DOUBLINGS), RETRY_MAX_MS);
-    const struct timeval tv = { .tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000 };
+    const struct timeval tv = timeval_of_ms(ms);
 
     evtimer_add(pool->retry_timer, &tv);
 }
 
 /* After a failure one is tried at a time, at growing intervals, until one has served a client. */
-static void refill(struct negotiator_pool *pool)
+void negotiator_pool_refill(struct negotiator_pool *pool)
 {
     unsigned wanted = pool->failures > 0 ? 1 : NEGOTIATORS_IDLE;
     struct error err = { 0 };
@@ -296,7 +295,7 @@ void negotiator_pool_start(struct negotiator_pool *pool)
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0) /* each takes a few of them here */
         pool->max = (unsigned)MAX(NEGOTIATORS_IDLE, MIN(pool->max, limit.rlim_cur / 16));
     evtimer_del(pool->retry_timer);
-    refill(pool);
+    negotiator_pool_refill(pool);
 }
 
 void negotiator_pool_stop(struct negotiator_pool *pool)
@@ -319,11 +318,6 @@ bool negotiator_available(const struct negotiator_pool *pool)
     return pool->idle > 0;
 }
 
-void negotiator_pool_refill(struct negotiator_pool *pool)
-{
-    refill(pool);
-}
-
 bool negotiator_pool_wants_way(const struct negotiator_pool *pool, unsigned waiting)
 {
     unsigned coming = pool->idle + pool->starting;
@@ -334,8 +328,7 @@ bool negotiator_pool_wants_way(const struct negotiator_pool *pool, unsigned wait
 int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, const int fds[NEGOTIATOR_FDS_MAX])
 {
     uint32_t left_ms = nbd_client_time_left_ms(client);
-    uint64_t limit_ms = (uint64_t)left_ms + GRACE_MS;
-    const struct timeval limit = { .tv_sec = (time_t)(limit_ms / 1000), .tv_usec = (limit_ms % 1000) * 1000 };
+    const struct timeval limit = timeval_of_ms((uint64_t)left_ms + GRACE_MS);
     struct ipc_negotiate message = { .client_id = client->id, .handshake_max_ms = left_ms };
     const int all_fds[] = { client->fd, fds[0], fds[1], fds[2] };
     bool tls = role_of(pool) == IPC_ROLE_NBD_NEGOTIATOR_TLS;
@@ -360,6 +353,6 @@ int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, con
     client->negotiator = negotiator;
     if (left_ms != 0)
         evtimer_add(negotiator->timer, &limit);
-    refill(pool);
+    negotiator_pool_refill(pool);
     return 0;
 }

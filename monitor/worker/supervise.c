@@ -122,7 +122,7 @@ static void timer_expired(evutil_socket_t fd, short what, void *arg)
 
 void supervise_set_timer(struct worker_handle *worker, unsigned timeout_ms)
 {
-    struct timeval tv = { .tv_sec = timeout_ms / 1000, .tv_usec = (timeout_ms % 1000) * 1000 };
+    struct timeval tv = timeval_of_ms(timeout_ms);
 
     event_add(worker->timer, &tv);
 }

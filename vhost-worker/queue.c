@@ -13,6 +13,7 @@
 #define TURN_MAX      256u         /* requests of one queue before the others of its thread get their turn */
 #define OFFLOAD_BYTES (256u << 10) /* so large a copy is worth another thread, if there is more to do meanwhile */
 #define SHOW_MAX      16u          /* finished requests that the driver may have to wait for */
+#define SHOW_BYTES    (1u << 20)   /* more of them at least: it makes new ones while those behind these are copied */
 
 struct vhost_slot {
     struct block_request io;
@@ -279,6 +280,7 @@ static int slot_take(struct vhost_queue *q, struct vhost_slot *slot)
 static bool queue_serve(struct vhost_queue *q)
 {
     unsigned taken, finished = 0;
+    uint64_t finished_bytes = 0;
 
     vring_want_notify(&q->ring, false);
     for (taken = 0; taken < TURN_MAX && !q->is_broken; taken++) {
@@ -298,11 +300,15 @@ static bool queue_serve(struct vhost_queue *q)
         }
         q->free_slots = slot->next;
         q->slots_in_use++;
-        finished += slot_start(q, slot);
+        if (slot_start(q, slot)) {
+            finished++;
+            finished_bytes += slot->blk.len_bytes;
+        }
         /* A driver that sleeps is woken before all of a batch is done: it makes the next one while this goes on. */
-        if (finished == SHOW_MAX && !q->is_broken) {
+        if ((finished == SHOW_MAX || finished_bytes > SHOW_BYTES) && !q->is_broken) {
             queue_show(q);
             finished = 0;
+            finished_bytes = 0;
         }
     }
     queue_flush(q);

@@ -86,14 +86,6 @@ int run_variants(const char *group, const struct CMUnitTest *tests, size_t count
 
 #define RUN_VARIANTS(group, tests) run_variants(group, tests, ARRAY_SIZE(tests))
 
-/* Skip the running test with a reason that the log shows. */
-#define SKIP(...)                                                                                                      \
-    do {                                                                                                               \
-        print_message("[  REASON  ] " __VA_ARGS__);                                                                    \
-        print_message("\n");                                                                                           \
-        skip();                                                                                                        \
-    } while (0)
-
 int fixture_setup(void **state);
 int fixture_teardown(void **state);
 

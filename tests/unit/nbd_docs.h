@@ -14,7 +14,7 @@ static inline void assert_documented(const char *name)
     FILE *file;
 
     if (getenv("srcdir") == NULL) /* set by `make check` */
-        skip();
+        SKIP("srcdir is not set: run it by `make check`");
     snprintf(path, sizeof(path), "%s/docs/nbd.md", getenv("srcdir"));
     file = fopen(path, "re");
     assert_non_null(file);

@@ -338,7 +338,7 @@ static void test_image_descriptors_are_the_only_ones_of_files(void **state)
     unlink(path);
     close(image);
     if (dir == NULL)
-        skip(); /* a non-dumpable process shows its descriptors to root only */
+        SKIP("a non-dumpable process shows its descriptors to root only");
 }
 
 /* ---- Ends ---- */

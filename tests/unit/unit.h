@@ -9,4 +9,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+/* Skip the running test with a reason that the log, and tests/tally.py, show. */
+#define SKIP(...)                                                                                                      \
+    do {                                                                                                               \
+        print_message("[  REASON  ] " __VA_ARGS__);                                                                    \
+        print_message("\n");                                                                                           \
+        skip();                                                                                                        \
+    } while (0)
+
 #endif

@@ -429,8 +429,8 @@ static void stop_listening(struct nbd_server *server)
             event_free(server->accept_events[i]);
         server->accept_events[i] = NULL;
     }
+    socket_listeners_stop(&server->listeners);
     socket_listeners_done(&server->listeners);
-    memset(&server->listeners, 0, sizeof(server->listeners));
 }
 
 /* Of those that are in no export's hands. */

@@ -452,6 +452,7 @@ int socket_listen(const struct socket_address *addr, enum socket_fd_source sourc
         r = take_inherited_fd(&addr->fd, source, true, &fd, err);
         if (r == 0)
             listeners.fds[listeners.count++] = fd;
+        listeners.passed_in = true;
         break;
     }
     if (r < 0) {
@@ -460,6 +461,12 @@ int socket_listen(const struct socket_address *addr, enum socket_fd_source sourc
     }
     *ret_listeners = listeners;
     return 0;
+}
+
+void socket_listeners_stop(const struct socket_listeners *listeners)
+{
+    for (unsigned i = 0; i < listeners->count && !listeners->passed_in; i++)
+        shutdown(listeners->fds[i], SHUT_RDWR);
 }
 
 void socket_listeners_done(struct socket_listeners *listeners)

@@ -21,6 +21,7 @@ struct socket_listeners {
     dev_t path_dev;
     ino_t path_ino;
     bool keep_alive; /* for accepted sockets */
+    bool passed_in;  /* type=fd: others may have the socket too */
 };
 
 /* Where descriptors of type=fd may come from. */
@@ -41,6 +42,12 @@ int socket_listen(const struct socket_address *addr, enum socket_fd_source sourc
 
 /* The number that type=fd gives, in decimal without leading zeros. */
 bool socket_fd_number(const char *text, int *ret_fd);
+
+/*
+ * Refuse clients from now on, also while another process, one that is just being started, still has a copy. Sockets that
+ * were passed in are left alone: whoever shares them goes on to listen. vsock knows no such thing.
+ */
+void socket_listeners_stop(const struct socket_listeners *listeners);
 
 /* Close and remove the socket file, if it is still the one that socket_listen() made. All zero is fine. */
 void socket_listeners_done(struct socket_listeners *listeners);

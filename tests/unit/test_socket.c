@@ -192,6 +192,31 @@ static void test_an_abstract_socket_has_no_file(void **state)
     socket_listeners_done(&other);
 }
 
+/* Whether a client is refused at once; a copy of the listening socket is what a process has that is being started. */
+static void assert_refused_despite_a_copy(const struct socket_address *addr, struct socket_listeners *listeners)
+{
+    int copy = fcntl(listeners->fds[0], F_DUPFD_CLOEXEC, 0);
+    struct error err = { 0 };
+    int fd = -1;
+
+    assert_true(copy >= 0);
+    socket_listeners_stop(listeners);
+    assert_int_equal(socket_connect(addr, SOCKET_FD_INHERITED, &fd, &err), -ECONNREFUSED);
+    socket_listeners_done(listeners);
+    close(copy);
+}
+
+static void test_a_socket_that_stopped_refuses_while_another_process_has_it(void **state)
+{
+    struct fixture *f = *state;
+    struct socket_address addr = unix_address(f->path);
+    struct socket_listeners listeners;
+    struct error err;
+
+    assert_int_equal(try_listen(&addr, &listeners, &err), 0);
+    assert_refused_despite_a_copy(&addr, &listeners);
+}
+
 /* ---- inet ---- */
 
 static uint16_t port_of(int fd)
@@ -219,6 +244,26 @@ static void test_tcp_on_a_port_that_the_system_chooses(void **state)
     addr.inet.port = port;
     assert_connects(&addr, &listeners);
     socket_listeners_done(&listeners);
+}
+
+static void test_a_port_that_stopped_refuses_and_is_free_while_another_process_has_it(void **state)
+{
+    struct socket_address addr = inet_address("127.0.0.1", "0");
+    struct socket_listeners listeners;
+    struct socket_listeners again;
+    struct error err;
+    char port[8];
+    int copy;
+
+    assert_int_equal(try_listen(&addr, &listeners, &err), 0);
+    snprintf(port, sizeof(port), "%u", port_of(listeners.fds[0]));
+    addr.inet.port = port;
+    copy = fcntl(listeners.fds[0], F_DUPFD_CLOEXEC, 0);
+    assert_refused_despite_a_copy(&addr, &listeners);
+    assert_int_equal(try_listen(&addr, &again, &err), 0);
+    assert_connects(&addr, &again);
+    socket_listeners_done(&again);
+    close(copy);
 }
 
 static void test_all_addresses_of_a_name_have_the_same_port(void **state)
@@ -356,6 +401,26 @@ static void test_an_inherited_listening_socket_is_taken_by_number_only_from_the_
     assert_true(exists(f->path)); /* not ours to remove */
 }
 
+static void test_whoever_shares_an_inherited_socket_goes_on_to_listen(void **state)
+{
+    struct fixture *f = *state;
+    int fd = listening_fd(f, 0);
+    struct socket_listeners theirs = { .fds = { fcntl(fd, F_DUPFD_CLOEXEC, 0) }, .count = 1, .passed_in = true };
+    struct socket_address addr = { .type = SOCKET_ADDRESS_FD };
+    struct socket_listeners listeners;
+    struct error err;
+    char text[16];
+
+    snprintf(text, sizeof(text), "%d", fd);
+    addr.fd.str = text;
+    assert_int_equal(try_listen(&addr, &listeners, &err), 0);
+    socket_listeners_stop(&listeners);
+    socket_listeners_done(&listeners);
+    addr = unix_address(f->path);
+    assert_connects(&addr, &theirs);
+    socket_listeners_done(&theirs);
+}
+
 static void test_wrong_descriptors_are_refused(void **state)
 {
     static const char *const texts[] = { "", "x", "-1", "99", "99999999999", "1 ", "0x5", "03" };
@@ -402,13 +467,16 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_file_that_is_no_socket_is_left_alone, setup, teardown),
         cmocka_unit_test(test_paths_that_cannot_be_are_refused),
         cmocka_unit_test(test_an_abstract_socket_has_no_file),
+        cmocka_unit_test_setup_teardown(test_a_socket_that_stopped_refuses_while_another_process_has_it, setup, teardown),
         cmocka_unit_test(test_tcp_on_a_port_that_the_system_chooses),
+        cmocka_unit_test(test_a_port_that_stopped_refuses_and_is_free_while_another_process_has_it),
         cmocka_unit_test(test_all_addresses_of_a_name_have_the_same_port),
         cmocka_unit_test(test_a_range_of_ports_gives_the_first_free_one),
         cmocka_unit_test(test_wishes_for_ipv4_and_ipv6_choose_the_family),
         cmocka_unit_test(test_wrong_ports_and_hosts_are_refused),
         cmocka_unit_test_setup_teardown(
             test_an_inherited_listening_socket_is_taken_by_number_only_from_the_command_line, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_whoever_shares_an_inherited_socket_goes_on_to_listen, setup, teardown),
         cmocka_unit_test(test_wrong_descriptors_are_refused),
         cmocka_unit_test(test_a_vsock_address_is_two_numbers),
     };

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import pathlib
-import shutil
 import socket
 import statistics
 import struct
@@ -24,7 +23,7 @@ import threading
 import time
 
 import nbd
-from rounds import rounds
+from rounds import folder, give_to_account, rounds, serve
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 SETTLE_S = 2
@@ -141,11 +140,7 @@ def run_case(options, kinds, directory, image, case):
     results = {kind: [] for kind in kinds}
     for kind in rounds(options, kinds):
         server = nbd.SERVERS[kind](options, directory, image)
-        server.start()
-        try:
-            results[kind].append(measure(options, server, case))
-        finally:
-            server.stop()
+        results[kind].append(serve(server, lambda: measure(options, server, case)))
     return results
 
 
@@ -172,19 +167,16 @@ def main():
             print(f"without {kind}: {reason}")
         else:
             kinds.append(kind)
-    directory = nbd.make_folder()
     results = {}
-    try:
+    with folder() as directory:
         image = directory / "image"
         image.write_bytes(bytes(1 << 20))
-        nbd.give_to_account(image)
+        give_to_account(image)
         print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}, {'TCP' if options.tcp else 'unix socket'}, "
               f"{options.repeats} rounds of {options.seconds:g} s")
         for case in options.case:
             results[case] = run_case(options, kinds, directory, image, case)
             show(case, results[case])
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     if options.json:
         options.json.write_text(json.dumps({"processors": os.cpu_count(), "tcp": options.tcp, "results": results},
                                            indent=1) + "\n")

@@ -21,13 +21,11 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
-from rounds import rounds, summary
+from rounds import ACCOUNT, folder, give_to_account, rounds, serve, summary
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-ACCOUNT = "bulkhead"
 WAIT_S = 20
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -47,11 +45,6 @@ def as_account(words):
     if os.getuid() != 0:
         return words
     return ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups", *words]
-
-
-def give_to_account(path):
-    if os.getuid() == 0:
-        shutil.chown(path, ACCOUNT, ACCOUNT)
 
 
 def is_mounted(path):
@@ -124,6 +117,8 @@ class Server(Bare):
             time.sleep(0.02)
 
     def stop(self):
+        if self.popen is None:
+            return
         self.popen.send_signal(signal.SIGTERM)
         try:
             self.popen.wait(WAIT_S)
@@ -197,11 +192,7 @@ def run_case(options, kinds, directory, image, name):
     results = {kind: [] for kind in kinds}
     for kind in rounds(options, kinds):
         server = SERVERS[kind](options, directory, image)
-        server.start()
-        try:
-            results[kind].append(measure(options, server, CASES[name][0]))
-        finally:
-            server.stop()
+        results[kind].append(serve(server, lambda: measure(options, server, CASES[name][0])))
     return results
 
 
@@ -278,18 +269,14 @@ def main():
             kinds.append(kind)
     if shutil.which("fio") is None:
         raise SystemExit("fio is not installed")
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="bh-bench-", dir="/var/tmp" if options.disk else "/dev/shm"))
-    give_to_account(directory)
     results = {}
-    try:
+    with folder("/var/tmp" if options.disk else "/dev/shm") as directory:
         image = make_image(directory, options.mib)
         print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}, image {options.mib} MiB on "
               f"{'disk, cache.direct' if options.disk else 'tmpfs'}, {options.repeats} rounds of {options.seconds:g} s")
         for name in options.case:
             results[name] = run_case(options, kinds, directory, image, name)
             show_case(name, results[name])
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     if options.json:
         options.json.write_text(json.dumps({"processors": os.cpu_count(), "results": results}, indent=1) + "\n")
 

@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import pathlib
-import pwd
 import shutil
 import signal
 import socket
@@ -30,13 +29,11 @@ import statistics
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 
-from rounds import rounds, summary
+from rounds import ACCOUNT, folder, give_to_account, rounds, serve, summary
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-ACCOUNT = "bulkhead"
 IMAGE_MIB = 1024
 COPY_BYTES = 256 << 10
 WAIT_S = 20
@@ -166,6 +163,8 @@ class Server:
                 return False
 
     def stop(self):
+        if self.popen is None:
+            return
         self.popen.send_signal(signal.SIGTERM)
         try:
             self.popen.wait(WAIT_S)
@@ -342,11 +341,7 @@ def run_case(options, kinds, directory, image, name):
     results = {kind: [] for kind in kinds}
     for kind in rounds(options, kinds):
         server = SERVERS[kind](options, directory, image)
-        server.start()
-        try:
-            results[kind].append(measure(options, server, CASES[name]))
-        finally:
-            server.stop()
+        results[kind].append(serve(server, lambda: measure(options, server, CASES[name])))
     return results
 
 
@@ -405,20 +400,6 @@ def make_credentials(kind, directory):
     for role in ("server", "client"):
         for path in [directory / role, *(directory / role).iterdir()]:
             give_to_account(path)
-
-
-def make_folder():
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="bh-bench-", dir="/dev/shm"))
-    if os.getuid() == 0:
-        account = pwd.getpwnam(ACCOUNT)
-        os.chown(directory, account.pw_uid, account.pw_gid)
-    return directory
-
-
-def give_to_account(path):
-    if os.getuid() == 0:
-        account = pwd.getpwnam(ACCOUNT)
-        os.chown(path, account.pw_uid, account.pw_gid)
 
 
 def arguments():
@@ -491,17 +472,14 @@ def main():
     if options.repeats < 3:
         print("fewer than 3 rounds: figures for a look, not for a statement")
     how = f"TLS ({options.tls}) over TCP" if options.tls else "TCP" if options.tcp else "unix socket"
-    directory = make_folder()
     results = {}
-    try:
+    with folder() as directory:
         image = prepare(options, directory)
         print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.2f}, image {IMAGE_MIB} MiB on tmpfs, {how}, "
               f"{options.repeats} rounds of {options.seconds:g} s")
         for name in options.case:
             results[name] = run_case(options, kinds, directory, image, name)
             show_case(name, results[name])
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     verdict(options, results)
     if options.json:
         options.json.write_text(json.dumps({"processors": os.cpu_count(), "tcp": options.tcp, "tls": options.tls,

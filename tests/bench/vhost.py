@@ -21,13 +21,11 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
-from rounds import rounds, summary
+from rounds import ACCOUNT, folder, give_to_account, rounds, serve, summary
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-ACCOUNT = "bulkhead"
 IMAGE_MIB = 1024
 WAIT_S = 20
 POLL_NS = 50000
@@ -82,6 +80,8 @@ class Server:
         time.sleep(0.1)
 
     def stop(self):
+        if self.popen is None:
+            return
         self.popen.send_signal(signal.SIGTERM)
         try:
             self.popen.wait(WAIT_S)
@@ -161,11 +161,7 @@ def run_case(options, images, directory, name):
     results = {kind: [] for kind in kinds}
     for kind in rounds(options, kinds):
         server = SERVERS[kind](options, directory, images["disk" if case.get("direct") else "memory"], case)
-        server.start()
-        try:
-            results[kind].append(measure(options, server, case))
-        finally:
-            server.stop()
+        results[kind].append(serve(server, lambda: measure(options, server, case)))
     return results
 
 
@@ -208,7 +204,7 @@ def make_image(path):
     with open(path, "wb") as file:
         for _ in range(IMAGE_MIB):
             file.write(os.urandom(1 << 20))
-    shutil.chown(path, ACCOUNT) if os.getuid() == 0 else None
+    give_to_account(path)
     return path
 
 
@@ -230,16 +226,12 @@ def main():
     if shutil.which("qemu-storage-daemon") is None:
         raise SystemExit("qemu-storage-daemon is not installed")
     results = {}
-    with tempfile.TemporaryDirectory(prefix="bh-bench-", dir="/dev/shm") as memory, \
-            tempfile.TemporaryDirectory(prefix="bh-bench-", dir=options.disk) as disk:
-        for folder in (memory, disk):
-            os.chmod(folder, 0o755)
-            shutil.chown(folder, ACCOUNT) if os.getuid() == 0 else None
-        images = {"memory": make_image(pathlib.Path(memory) / "image")}
+    with folder() as memory, folder(options.disk) as disk:
+        images = {"memory": make_image(memory / "image")}
         if any(CASES[name].get("direct") for name in options.case):
-            images["disk"] = make_image(pathlib.Path(disk) / "image")
+            images["disk"] = make_image(disk / "image")
         for name in options.case:
-            results[name] = run_case(options, images, pathlib.Path(memory), name)
+            results[name] = run_case(options, images, memory, name)
             show_case(name, results[name])
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))

@@ -5,13 +5,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "common/base/log.h"
 #include "common/sandbox/role.h"
 #include "monitor/export/nbd-private.h"
 #include "monitor/graph/node.h"
 #include "monitor/monitor.h"
+#include "monitor/startup/limits.h"
 
 static struct nbd_export *find_name(const struct export_set *set, const char *name)
 {
@@ -71,12 +71,9 @@ static int nbd_prepare(struct export *export, const struct block_export_options 
 static unsigned find_clients_max(const struct export *export)
 {
     uint32_t used = worker_get_ready(export->worker)->fd_count;
-    struct rlimit limit;
-    rlim_t room = SANDBOX_EXPORT_FDS_MAX;
+    uint32_t room = MIN(limits_descriptors(), SANDBOX_EXPORT_FDS_MAX);
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
-        room = MIN(room, limit.rlim_max);
-    return used < room ? (unsigned)(room - used) : 0;
+    return used < room ? room - used : 0;
 }
 
 static int nbd_running(struct export *export, struct error *err)

@@ -12,13 +12,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "common/base/log.h"
 #include "common/net/nbd-protocol.h"
 #include "monitor/export/nbd-private.h"
 #include "monitor/graph/objects.h"
+#include "monitor/startup/limits.h"
 
 #define SILENT_MAX   4096 /* or a quarter of the monitor's descriptors */
 #define WAITING_MAX  128  /* more wait in the sockets' backlog */
@@ -255,11 +255,8 @@ bool nbd_lobby_has_room(const struct nbd_server *server)
 void nbd_lobby_open(struct nbd_server *server)
 {
     struct nbd_lobby *lobby = &server->lobby;
-    struct rlimit limit = { .rlim_cur = SILENT_MAX };
-    int fds;
+    int fds = (int)limits_descriptors();
 
-    getrlimit(RLIMIT_NOFILE, &limit);
-    fds = (int)MIN(limit.rlim_cur, INT32_MAX);
     lobby->fd_max = fds - MIN(fds / 8, RESERVE_MAX);
     lobby->silent_max = (unsigned)MAX(1, MIN(fds / 4, SILENT_MAX));
 }

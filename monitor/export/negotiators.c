@@ -6,10 +6,10 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "common/base/log.h"
 #include "monitor/export/nbd-private.h"
+#include "monitor/startup/limits.h"
 
 #define RETRY_MIN_MS    100
 #define RETRY_MAX_MS    10000
@@ -287,13 +287,11 @@ void negotiator_pool_done(struct negotiator_pool *pool)
 
 void negotiator_pool_start(struct negotiator_pool *pool)
 {
-    struct rlimit limit;
+    unsigned share = limits_descriptors() / 16; /* each takes a few of them here */
 
     pool->running = true;
     pool->failures = 0;
-    pool->max = NEGOTIATORS_MAX;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) /* each takes a few of them here */
-        pool->max = (unsigned)MAX(NEGOTIATORS_IDLE, MIN(pool->max, limit.rlim_cur / 16));
+    pool->max = MAX(NEGOTIATORS_IDLE, MIN(NEGOTIATORS_MAX, share));
     evtimer_del(pool->retry_timer);
     negotiator_pool_refill(pool);
 }

@@ -5,6 +5,7 @@
 #include "monitor/startup/limits.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -20,14 +21,22 @@ static const struct {
 /* With fewer, one part after the other would fail of itself, the mounter first. */
 #define DESCRIPTORS_MIN 64
 
+unsigned limits_descriptors(void)
+{
+    struct rlimit limit = { .rlim_cur = DESCRIPTORS_MIN }; /* getrlimit() of what there is does not fail */
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    return (unsigned)MIN(limit.rlim_cur, INT_MAX);
+}
+
 static int check_descriptors(struct error *err)
 {
-    struct rlimit limit;
+    unsigned limit = limits_descriptors();
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= DESCRIPTORS_MIN)
+    if (limit >= DESCRIPTORS_MIN)
         return 0;
-    return error_set(err, -EMFILE, "the limit of descriptors is %llu, and at least %d are needed (LimitNOFILE=, ulimit -n)",
-                     (unsigned long long)limit.rlim_cur, DESCRIPTORS_MIN);
+    return error_set(err, -EMFILE, "the limit of descriptors is %u, and at least %d are needed (LimitNOFILE=, ulimit -n)",
+                     limit, DESCRIPTORS_MIN);
 }
 
 int limits_raise(struct error *err)

@@ -11,4 +11,7 @@
  */
 int limits_raise(struct error *err);
 
+/* How many descriptors the process may have; whoever keeps many takes a share of them. A worker starts with as many. */
+unsigned limits_descriptors(void);
+
 #endif

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <event2/event.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -187,16 +188,41 @@ static bool has_left(const struct nbd_client *client)
     return ioctl(client->fd, FIONREAD, &pending) == 0 && pending == 0;
 }
 
-static void waited_too_long(evutil_socket_t fd, short what, void *arg)
+/* Nobody is there to read an answer. One that only sends no more (which is all that TCP's FIN says) may still read. */
+static bool has_hung_up(const struct nbd_client *client)
 {
-    nbd_client_end(arg, "no negotiator was ready for it in time");
+    struct pollfd pfd = { .fd = client->fd };
+
+    return poll(&pfd, 1, 0) == 1 && (pfd.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+static void waited(evutil_socket_t fd, short what, void *arg)
+{
+    struct nbd_client *client = arg;
+    struct timeval tv = timeval_of_ms(nbd_client_time_left_ms(client));
+
+    if ((what & EV_TIMEOUT) != 0)
+        nbd_client_end(client, "no negotiator was ready for it in time");
+    else if (has_hung_up(client))
+        nbd_client_end(client, NULL);
+    else if (client->server->handshake_max_ms != 0)
+        event_add(client->event, &tv); /* libevent starts the whole time anew when an event comes */
+}
+
+/* Each change of the connection is told once. False: out of memory. */
+static bool start_to_wait(struct nbd_client *client)
+{
+    struct event_base *base = client->server->monitor->base;
+    struct timeval tv = timeval_of_ms(nbd_client_time_left_ms(client));
+
+    event_assign(client->event, base, client->fd, EV_CLOSED | EV_ET | EV_PERSIST, waited, client);
+    return event_add(client->event, client->server->handshake_max_ms != 0 ? &tv : NULL) == 0;
 }
 
 static void spoke(evutil_socket_t fd, short what, void *arg)
 {
     struct nbd_client *client = arg;
     struct nbd_server *server = client->server;
-    struct timeval tv = timeval_of_ms(nbd_client_time_left_ms(client));
 
     if ((what & EV_TIMEOUT) != 0) {
         nbd_client_end(client, "the client did not finish the handshake in time: it said nothing");
@@ -207,10 +233,10 @@ static void spoke(evutil_socket_t fd, short what, void *arg)
         return;
     }
     nbd_client_move(client, &server->lobby.waiting);
-    event_assign(client->event, server->monitor->base, -1, 0, waited_too_long, client); /* it is not pending now */
-    if (server->handshake_max_ms != 0)
-        event_add(client->event, &tv);
-    nbd_lobby_serve(server);
+    if (start_to_wait(client))
+        nbd_lobby_serve(server);
+    else
+        nbd_client_end(client, "out of memory");
 }
 
 static bool greet(const struct nbd_client *client)

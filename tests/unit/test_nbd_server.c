@@ -677,6 +677,45 @@ static void test_clients_that_have_spoken_wait_for_a_negotiator_in_order(void **
         close(clients[i]);
 }
 
+static void test_a_client_that_hangs_up_while_it_waits_gives_its_place_back(void **state)
+{
+    int clients[6];
+
+    start_server_ready(ARRAY_SIZE(clients));
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++) {
+        clients[i] = connect_silent();
+        speak(clients[i]);
+    }
+    assert_null(negotiator_of(5));
+    close(clients[4]);
+    turn();
+    clients[4] = connect_silent();
+    take_greeting(clients[4]);
+    report_ready(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING));
+    assert_null(negotiator_of(5));
+    assert_non_null(negotiator_of(6));
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
+}
+
+/* It has sent all that it has to say, and still wants the answers. */
+static void test_a_client_that_only_sends_no_more_is_waited_for(void **state)
+{
+    int clients[5];
+
+    start_server_ready(ARRAY_SIZE(clients));
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++) {
+        clients[i] = connect_silent();
+        speak(clients[i]);
+    }
+    assert_int_equal(shutdown(clients[4], SHUT_WR), 0);
+    turn();
+    report_ready(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING));
+    assert_non_null(negotiator_of(5));
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
+}
+
 static int watched_clients[2];
 static bool both_are_closed(void)
 {
@@ -1210,6 +1249,8 @@ int main(void)
         SERVER_TEST(test_silent_clients_have_no_negotiator),
         SERVER_TEST(test_a_client_that_leaves_without_a_word_costs_no_process),
         SERVER_TEST(test_clients_that_have_spoken_wait_for_a_negotiator_in_order),
+        SERVER_TEST(test_a_client_that_hangs_up_while_it_waits_gives_its_place_back),
+        SERVER_TEST(test_a_client_that_only_sends_no_more_is_waited_for),
         SERVER_TEST(test_the_time_limit_counts_from_the_start),
         SERVER_TEST(test_who_has_had_its_share_gives_way_at_the_limit),
         SERVER_TEST(test_a_negotiator_that_lies_is_told_off),

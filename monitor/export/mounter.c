@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "common/base/log.h"
 
@@ -201,6 +202,19 @@ static int new_request(const struct mounter *mounter, mounter_done_fn *done, voi
     return 0;
 }
 
+/* The mounter is at the root directory, as a daemon is that holds nothing. */
+static int make_absolute(const char *path, char ret_path[MOUNTER_PATH_MAX], struct error *err)
+{
+    char cwd[MOUNTER_PATH_MAX] = "";
+
+    if (path[0] != '/' && getcwd(cwd, sizeof(cwd)) == NULL)
+        return error_set(err, -errno, "mount point '%.100s' is a relative path, and the working directory is unknown: %s",
+                         path, strerror(errno));
+    if (snprintf(ret_path, MOUNTER_PATH_MAX, "%s%s%s", cwd, path[0] == '/' ? "" : "/", path) >= MOUNTER_PATH_MAX)
+        return error_set(err, -ENAMETOOLONG, "mount point '%.100s...' is too long", path);
+    return 0;
+}
+
 int mounter_mount(struct mounter *mounter, const char *path, const char *id, enum mounter_allow_other allow_other,
                   unsigned pairs, uint32_t max_read_bytes, mounter_done_fn *done, void *opaque, struct error *err)
 {
@@ -209,13 +223,17 @@ int mounter_mount(struct mounter *mounter, const char *path, const char *id, enu
 
     if (r < 0)
         return r;
+    r = make_absolute(path, request->message.mount.path, err);
+    if (r < 0) {
+        free(request);
+        return r;
+    }
     request->len_bytes = sizeof(request->message.mount);
     request->message.header.type = MOUNTER_MOUNT;
     request->message.mount.allow_other = allow_other;
     request->message.mount.pairs = pairs;
     request->message.mount.max_read_bytes = max_read_bytes;
     snprintf(request->message.mount.id, sizeof(request->message.mount.id), "%s", id);
-    snprintf(request->message.mount.path, sizeof(request->message.mount.path), "%s", path);
     return enqueue(mounter, request);
 }
 

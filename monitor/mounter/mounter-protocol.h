@@ -46,7 +46,7 @@ struct mounter_mount {
     uint32_t max_read_bytes; /* a multiple of 4096, at most MOUNTER_READ_MAX */
     uint32_t reserved;
     char id[MOUNTER_ID_MAX]; /* the export's, shown as the source of the mount */
-    char path[MOUNTER_PATH_MAX];
+    char path[MOUNTER_PATH_MAX]; /* absolute */
 };
 
 struct mounter_unmount {

@@ -415,6 +415,8 @@ static int confine(void)
 
     for (size_t i = 0; i < ARRAY_SIZE(ignored); i++)
         signal(ignored[i], SIG_IGN);
+    if (chdir("/") < 0) /* keeps no file system busy: what is asked for has an absolute path */
+        return -errno;
     /* Out of the reach of a terminal's ^C, and of a signal to the monitor's process group. */
     setsid();
     /* Nobody who waits for the end of the monitor's output shall wait for this process. */

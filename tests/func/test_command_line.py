@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from support import images, process, sandbox
+from support import fuse, images, process, sandbox
 from support.images import MIB
 from support.nbdraw import NbdRaw
 from support.process import run, wait_for
@@ -275,6 +275,23 @@ def test_a_daemon_removes_sockets_that_it_was_given_by_a_relative_path(daemon):
     os.kill(daemon.daemon_pid, signal.SIGTERM)
     wait_for(lambda: not process.orphans(), "the daemon to end")
     assert not (daemon.dir / "relative").exists() and not (daemon.dir / "pid").exists()
+
+
+def test_a_daemon_mounts_on_a_relative_path_and_holds_no_directory(daemon, path):
+    """Neither does its mounter, which is older than the way into the background."""
+    fuse.need()
+    point = fuse.mount_point(daemon.dir / "mnt.img")
+    argv = daemon.argv("--blockdev", f"file,node-name=disk,filename={path}", "--export",
+                       f"fuse,id=f,node-name=disk,mountpoint={point.name}", "--pidfile", "pid", "--daemonize")
+    assert process.popen(argv, cwd=daemon.dir, stdin=subprocess.DEVNULL).wait(30) == 0
+    daemon.daemon_pid = int((daemon.dir / "pid").read_text())
+    assert len(fuse.mounts_on(point)) == 1
+    mounters = [pid for pid in process.children_of(daemon.daemon_pid) if "bulkhead-mounter" in process.command(pid)]
+    assert len(mounters) == 1
+    assert {os.readlink(f"/proc/{pid}/cwd") for pid in [daemon.daemon_pid, *mounters]} == {"/"}
+    os.kill(daemon.daemon_pid, signal.SIGTERM)
+    wait_for(lambda: not process.orphans(), "the daemon to end")
+    assert fuse.mounts_on(point) == []
 
 
 @pytest.mark.contract

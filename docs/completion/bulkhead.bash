@@ -6,18 +6,23 @@ _bulkhead_words()
 {
     case $1 in
     --blockdev)
-        echo 'file, host_device, raw, null-co, blkdebug, node-name= filename= read-only= auto-read-only= discard=
-            cache.direct= cache.no-flush= aio= locking= file= offset= size= latency-ns= read-zeroes= image='
+        echo 'file, host_device, raw, null-co, blkdebug, driver= node-name= filename= read-only= auto-read-only=
+            force-share= discard= cache.direct= cache.no-flush= aio= locking= file= offset= size= latency-ns=
+            read-zeroes= image= inject-error.'
         ;;
-    --nbd-server) echo 'addr.type= addr.path= addr.host= addr.port= addr.str= tls-creds= tls-authz= max-connections=
+    --nbd-server) echo 'addr.type= addr.path= addr.abstract= addr.tight= addr.host= addr.port= addr.to= addr.ipv4=
+            addr.ipv6= addr.numeric= addr.keep-alive= addr.cid= addr.str= tls-creds= tls-authz= max-connections=
             handshake-max-seconds=' ;;
-    --export) echo 'nbd, vhost-user-blk, fuse, id= node-name= name= description= writable= writethrough= addr.type= addr.path=
-            addr.str= num-queues= logical-block-size= mountpoint= growable= allow-other=' ;;
-    --chardev) echo 'socket, stdio, id= path= host= port= fd= server= wait=' ;;
-    --monitor) echo 'chardev=' ;;
+    --export) echo 'nbd, vhost-user-blk, fuse, type= id= node-name= writable= writethrough= name= description=
+            allocation-depth= addr.type= addr.path= addr.abstract= addr.tight= addr.str= num-queues=
+            logical-block-size= __org.bulkhead_poll-max-ns= mountpoint= growable= allow-other=' ;;
+    --chardev) echo 'socket, stdio, null, backend= id= path= abstract= tight= host= port= to= ipv4= ipv6= fd= server=
+            wait=' ;;
+    --monitor) echo 'chardev= pretty=' ;;
     --object)
-        echo 'secret, tls-creds-x509, tls-creds-psk, tls-creds-anon, authz-simple, authz-list, authz-list-file, id= dir=
-            endpoint= verify-peer= priority= sanity-check= passwordid= data= file= format= identity= policy= filename='
+        echo 'secret, tls-creds-x509, tls-creds-psk, tls-creds-anon, authz-simple, authz-list, authz-list-file,
+            qom-type= id= dir= endpoint= verify-peer= priority= sanity-check= passwordid= data= file= format= identity=
+            policy= rules. filename= refresh='
         ;;
     esac
 }

@@ -46,8 +46,7 @@ void qmp_run_block_resize(struct monitor *monitor, const void *args, struct qmp_
     if ((resize->device != NULL) == (resize->node_name != NULL))
         r = error_set(&err, -EINVAL, "give 'node-name'");
     else if (resize->device != NULL)
-        r = error_set_class(&err, -ENODEV, ERROR_CLASS_DEVICE_NOT_FOUND,
-                            "there is no device '%.100s'; nodes are named by 'node-name'", resize->device);
+        r = error_set(&err, -ENODEV, "there is no device '%.100s'; nodes are named by 'node-name'", resize->device);
     else if ((node = graph_find(monitor->graph, resize->node_name)) == NULL)
         r = error_set(&err, -ENOENT, "there is no node with node-name '%.100s'", resize->node_name);
     if (r == 0)

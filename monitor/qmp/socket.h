@@ -29,7 +29,7 @@ enum socket_fd_source {
     /* The command line: numbers of descriptors that were passed to the program; the caller has made sure, before it
      * opened anything, that they were. */
     SOCKET_FD_INHERITED,
-    SOCKET_FD_NAMED, /* QMP: names given by getfd, never numbers; a client must not reach descriptors of our own */
+    SOCKET_FD_NAMED, /* QMP: never numbers, since a client must not reach descriptors of our own; nothing gives names yet */
 };
 
 /*

@@ -116,7 +116,7 @@ static const struct schema_type schema_tls_creds_anon = SCHEMA_TYPE_STRUCT(
 static const struct schema_member tls_creds_psk_members[] = {
     TLS_CREDS_MEMBERS,
     SCHEMA_MEMBER_OPT(struct tls_creds_options, username, "username", schema_str,
-                      "The name that a client sends; a server has no use for it."),
+                      "The name that a client sends; must be left out, this is a server."),
 };
 static const struct schema_type schema_tls_creds_psk = SCHEMA_TYPE_STRUCT(
     struct tls_creds_options, "TlsCredsPskProperties", tls_creds_psk_members, "Options of tls-creds-psk.");
@@ -204,6 +204,8 @@ static int check_tls_creds(const struct object_options *options, struct error *e
                                        "client");
     if (creds->dir == NULL && options->type != OBJECT_TYPE_TLS_CREDS_ANON)
         return error_set(err, -EINVAL, "member 'dir' is missing");
+    if (creds->username != NULL)
+        return error_set(err, -EINVAL, "member 'username' is a client's: leave it out, the users are in dir's keys.psk");
     return check_loaded(creds->has_loaded, creds->loaded, err);
 }
 

@@ -42,7 +42,7 @@ static const struct schema_type schema_vsock =
 
 static const struct schema_member fd_members[] = {
     SCHEMA_MEMBER(struct fd_socket_address, str, "str", schema_str,
-                  "An inherited descriptor: its number, or on QMP the name that getfd gave it."),
+                  "The number of an inherited descriptor; on the command line only."),
 };
 static const struct schema_type schema_fd =
     SCHEMA_TYPE_STRUCT(struct fd_socket_address, "FdSocketAddress", fd_members, "A socket that is passed in.");

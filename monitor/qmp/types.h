@@ -85,7 +85,7 @@ struct vsock_socket_address {
 };
 
 struct fd_socket_address {
-    const char *str; /* a number, or a name that getfd gave */
+    const char *str; /* a number */
 };
 
 /*

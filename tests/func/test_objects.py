@@ -210,6 +210,13 @@ def test_options_that_are_refused(server, pki, members, text):
     refused(server, text, "tls-creds-x509", **members)
 
 
+@pytest.mark.contract
+def test_a_server_has_no_user_name(server, pki):
+    server.qmp.error("object-add", {"qom-type": "tls-creds-psk", "id": "psk", "dir": str(pki["psk"]),
+                                    "endpoint": "server", "username": "alice"})
+    add(server, "tls-creds-psk", id="psk", dir=str(pki["psk"]), endpoint="server")
+
+
 # ---- The NBD server ----
 
 @pytest.mark.parametrize("members,text", [

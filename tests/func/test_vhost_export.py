@@ -352,7 +352,8 @@ BAD_RESIZES = [
 def test_bad_resizes_are_refused(server, disk, image, arguments, named):
     server.qmp.cmd("blockdev-add", {"driver": "null-co", "node-name": "null", "size": MIB})
     server.add_file("ro", image("ro.img"), **{"read-only": True})
-    assert named in server.qmp.error("block_resize", arguments).desc
+    error = server.qmp.error("block_resize", arguments)
+    assert named in error.desc and error.cls == "GenericError"
     assert os.stat(disk).st_size == 64 * MIB
 
 

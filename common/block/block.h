@@ -81,4 +81,12 @@ int block_node_refresh(struct block_node *node);
  */
 bool block_node_map(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd, uint64_t *ret_offset);
 
+/*
+ * The same for splice to the image: where the range can be written directly without waiting for a device (that is, in a
+ * file system in memory, where there is nothing to flush either). Who writes asks again for each part, because the
+ * image may be resized in between, and takes every failure to block_submit(), which knows what to make of it.
+ */
+bool block_node_map_write(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd,
+                          uint64_t *ret_offset);
+
 #endif

@@ -39,7 +39,7 @@ struct block_driver {
      */
     int (*submit[BLOCK_OP_MAX])(struct block_node *node, struct block_request *req);
     /* NULL: no. Translates *offset; the range lies within the node. */
-    bool (*map)(struct block_node *node, uint64_t *offset, uint64_t len_bytes, int *ret_fd);
+    bool (*map)(struct block_node *node, bool to_write, uint64_t *offset, uint64_t len_bytes, int *ret_fd);
     /* NULL: the child's, or without a child not supported. See block.h; the range lies within the node. */
     int (*usage)(const struct block_node *node, struct block_usage *ret_usage);
     int (*resize)(struct block_node *node, uint64_t size_bytes);

@@ -161,14 +161,17 @@ static bool file_is_cached(const struct file_state *file, uint64_t offset, uint6
     return true;
 }
 
-/* The data of a file in memory can be sent as it is; that of others only if it is there, and not with O_DIRECT. */
-static bool file_map(struct block_node *node, uint64_t *offset, uint64_t len_bytes, int *ret_fd)
+/*
+ * The data of a file in memory can be sent as it is; that of others only if it is there, and not with O_DIRECT. To
+ * write to these may always take long: to find room, to begin a transaction, to be throttled.
+ */
+static bool file_map(struct block_node *node, bool to_write, uint64_t *offset, uint64_t len_bytes, int *ret_fd)
 {
     const struct file_state *file = node->state;
 
     if (file->direct || !range_within(*offset, len_bytes, file->file_bytes))
         return false;
-    if (!file->in_memory && !file_is_cached(file, *offset, len_bytes))
+    if (!file->in_memory && (to_write || !file_is_cached(file, *offset, len_bytes)))
         return false;
     *ret_fd = file->fd;
     return true;

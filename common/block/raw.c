@@ -53,14 +53,14 @@ static int raw_submit(struct block_node *node, struct block_request *req)
     return block_node_submit(node->child, req);
 }
 
-static bool raw_map(struct block_node *node, uint64_t *offset, uint64_t len_bytes, int *ret_fd)
+static bool raw_map(struct block_node *node, bool to_write, uint64_t *offset, uint64_t len_bytes, int *ret_fd)
 {
     const struct raw_state *raw = node->state;
 
     if (node->child->driver->map == NULL)
         return false;
     *offset += raw->offset_bytes;
-    return node->child->driver->map(node->child, offset, len_bytes, ret_fd);
+    return node->child->driver->map(node->child, to_write, offset, len_bytes, ret_fd);
 }
 
 /* A window that has a size of its own keeps it. */

@@ -201,10 +201,22 @@ int block_submit(struct block_node *node, struct io_queue *queue, struct block_r
     return block_node_submit(node, req);
 }
 
-bool block_node_map(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd, uint64_t *ret_offset)
+static bool node_map(struct block_node *node, bool to_write, uint64_t offset, uint64_t len_bytes, int *ret_fd,
+                     uint64_t *ret_offset)
 {
     if (node->driver->map == NULL || !range_within(offset, len_bytes, block_node_size(node)))
         return false;
     *ret_offset = offset;
-    return node->driver->map(node, ret_offset, len_bytes, ret_fd);
+    return node->driver->map(node, to_write, ret_offset, len_bytes, ret_fd);
+}
+
+bool block_node_map(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd, uint64_t *ret_offset)
+{
+    return node_map(node, false, offset, len_bytes, ret_fd, ret_offset);
+}
+
+bool block_node_map_write(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd,
+                          uint64_t *ret_offset)
+{
+    return !node->info.read_only && node_map(node, true, offset, len_bytes, ret_fd, ret_offset);
 }

@@ -20,6 +20,7 @@ struct fake_block {
     bool pend;      /* keep requests until fake_complete() */
     int error;      /* fail them with this */
     int map_fd;     /* for block_node_map(); -1: not mappable */
+    bool map_writes; /* map_fd for block_node_map_write(), too */
     struct block_request *pending[FAKE_PENDING_MAX];
     unsigned pending_count;
     uint64_t pending_bytes;
@@ -97,6 +98,12 @@ bool block_node_map(struct block_node *node, uint64_t offset, uint64_t len_bytes
     *ret_fd = fake.map_fd;
     *ret_offset = offset;
     return true;
+}
+
+bool block_node_map_write(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd,
+                          uint64_t *ret_offset)
+{
+    return fake.map_writes && block_node_map(node, offset, len_bytes, ret_fd, ret_offset);
 }
 
 /* Complete the pending request of that index. */

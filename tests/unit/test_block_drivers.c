@@ -74,6 +74,14 @@ static void test_raw_zeroes_and_maps_at_its_offset(void **state)
         assert_int_equal(offset, 8192 + 100);
     }
     assert_false(block_node_map(f->root, SIZE - 8192, 1, &mapped_fd, &offset));
+    /* To write to a disk's file system may always wait. */
+    mapped = block_node_map_write(f->root, 200, 1000, &mapped_fd, &offset);
+    assert_int_equal(mapped, variant->place == PLACE_MEMORY);
+    if (mapped) {
+        assert_int_equal(mapped_fd, fd);
+        assert_int_equal(offset, 8192 + 200);
+    }
+    assert_false(block_node_map_write(f->root, SIZE - 8192, 1, &mapped_fd, &offset));
     free(bytes);
     free(got);
 }
@@ -225,6 +233,19 @@ static void test_blkdebug_fails_the_operations_of_its_rule(void **state)
     }
 }
 
+static void test_blkdebug_lets_nobody_past_it(void **state)
+{
+    struct block_fixture *f = *state;
+    int fd = fixture_temp_file(variant->place, SIZE, 0);
+    unsigned file = fixture_add_node(f, IPC_DRIVER_FILE, 0, fixture_add_fd(f, fd), -1);
+    uint64_t offset;
+
+    fixture_add_node(f, IPC_DRIVER_BLKDEBUG, 0, -1, (int)file);
+    assert_int_equal(fixture_open(f), 0);
+    assert_false(block_node_map(f->root, 0, 4096, &fd, &offset));
+    assert_false(block_node_map_write(f->root, 0, 4096, &fd, &offset));
+}
+
 static void test_blkdebug_fails_what_touches_its_sector(void **state)
 {
     const struct ipc_inject_rule rule = { .op_mask = 1u << BLOCK_OP_READ, .errno_code = ENOSPC, .sector = 3 };
@@ -289,6 +310,7 @@ int main(void)
         FIXTURE_TEST(test_null_takes_its_latency),
         FIXTURE_TEST(test_null_latencies_overlap),
         FIXTURE_TEST(test_blkdebug_fails_the_operations_of_its_rule),
+        FIXTURE_TEST(test_blkdebug_lets_nobody_past_it),
         FIXTURE_TEST(test_blkdebug_fails_what_touches_its_sector),
         FIXTURE_TEST(test_blkdebug_once_is_once),
         FIXTURE_TEST(test_blkdebug_refuses_rules_that_are_none),

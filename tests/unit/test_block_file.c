@@ -59,6 +59,16 @@ static void test_what_is_not_cached_is_read_by_the_engine(void **state)
     free(got);
 }
 
+static void test_what_is_read_only_is_not_mapped_for_writing(void **state)
+{
+    struct block_fixture *f = *state;
+    uint64_t offset;
+    int fd;
+
+    fixture_open_file(f, MIB, IPC_NODE_READ_ONLY);
+    assert_false(block_node_map_write(f->root, 0, 4096, &fd, &offset));
+}
+
 static void test_small_requests_in_memory_are_done_inline(void **state)
 {
     static const enum block_op ops[] = { BLOCK_OP_WRITE, BLOCK_OP_READ, BLOCK_OP_CACHE, BLOCK_OP_FLUSH,
@@ -402,6 +412,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(test_what_is_written_is_read),
         FIXTURE_TEST(test_what_is_not_cached_is_read_by_the_engine),
+        FIXTURE_TEST(test_what_is_read_only_is_not_mapped_for_writing),
         FIXTURE_TEST(test_small_requests_in_memory_are_done_inline),
         FIXTURE_TEST(test_large_requests_leave_the_thread),
         FIXTURE_TEST(test_many_requests_at_once),

@@ -92,10 +92,14 @@ static const struct sandbox_call client_calls[] = {
     CALL(readv),
     CALL(writev),
     CALL(sendfile),
+    CALL(splice),
+    CALL_EQ(fcntl, 1, F_SETPIPE_SZ),
     CALL_EQ_BOTH(setsockopt, 1, IPPROTO_TCP, 2, TCP_NODELAY), /* no other one: some bring whole protocols with them */
     CALL_EQ(fcntl, 1, F_GETFL),
 };
-SET(client, SANDBOX_ALLOW, "NBD requests and replies in batches; what the page cache holds goes out without a copy");
+SET(client, SANDBOX_ALLOW,
+    "NBD requests and replies in batches; what the page cache holds goes out without a copy, and large writes come in "
+    "by way of a pipe that is there from the start");
 
 static const struct sandbox_call directory_calls[] = {
     CALL_EQ(fcntl, 1, F_GET_SEALS),

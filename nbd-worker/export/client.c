@@ -179,6 +179,16 @@ static struct iovec payload_room(const struct nbd_slot *slot)
     return (struct iovec){ slot->buffer->data + used, (size_t)MIN(wanted, slot->buffer->size_bytes - used) };
 }
 
+static void payload_came(struct nbd_client *client, struct nbd_slot *slot)
+{
+    if (slot->received_bytes == slot->request.payload_bytes) {
+        client->receiving = NULL;
+        slot->request.command->received(slot);
+    } else if (slot->in_pieces) {
+        nbd_write_piece(slot);
+    }
+}
+
 /* len_bytes have been received; those that belong to a payload in a slot come first. Returns how many they are. */
 static size_t account_payload(struct nbd_client *client, size_t len_bytes)
 {
@@ -189,25 +199,33 @@ static size_t account_payload(struct nbd_client *client, size_t len_bytes)
         return 0;
     n = MIN(len_bytes, payload_room(slot).iov_len);
     slot->received_bytes += n;
-    if (slot->received_bytes == slot->request.payload_bytes) {
-        client->receiving = NULL;
-        slot->request.command->received(slot);
-    } else if (slot->in_pieces) {
-        nbd_write_piece(slot);
-    }
+    payload_came(client, slot);
     return n;
 }
 
 /*
  * While large payloads come, little is received beyond the slot at hand, so that the next payload lands in its own slot
- * and is not copied. A recv that fills that little with something else ends it.
+ * and is not copied; nothing but a header if it is not even received. A recv that fills that little with something else
+ * ends it.
  */
 static void adapt(struct nbd_client *client, size_t offered_bytes, size_t len_bytes)
 {
     if (client->receiving != NULL && client->receiving->request.payload_bytes > NBD_RECEIVE_LARGE_BYTES)
-        client->receive_bytes = NBD_RECEIVE_LARGE_BYTES;
+        client->receive_bytes = client->receiving->spliced ? header_bytes(client) : NBD_RECEIVE_LARGE_BYTES;
     else if (len_bytes == offered_bytes)
         client->receive_bytes = NBD_RECEIVE_BYTES;
+}
+
+static bool receive_spliced(struct nbd_client *client)
+{
+    struct nbd_slot *slot = client->receiving;
+    ssize_t n = nbd_splice_receive(slot);
+
+    if (n <= 0)
+        receive_failed(client, n);
+    else
+        payload_came(client, slot);
+    return n > 0;
 }
 
 /* Whether something came. */
@@ -221,6 +239,8 @@ static bool receive(struct nbd_client *client)
     struct cursor in;
     ssize_t n;
 
+    if (slot != NULL && slot->spliced)
+        return receive_spliced(client);
     memcpy(buffer, client->stash, client->stash_bytes);
     iov[1] = (struct iovec){ buffer + client->stash_bytes, offered_bytes };
     if (slot != NULL) {

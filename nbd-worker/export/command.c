@@ -242,6 +242,9 @@ static enum nbd_outcome write_from_slot(struct nbd_client *client, const struct 
  * much memory traffic, and the client sends the next piece meanwhile. The reply follows when the last piece is in place. A
  * client that goes away in the middle leaves a part of its write, as it may with any write that it has no reply to. Where
  * a piece would block, the rest of the payload gets a buffer of its own and is written as one.
+ *
+ * Where the image is a file in memory, only what came along with the header goes through that buffer, the rest does not
+ * come up here at all (splice.c).
  */
 static void refuse_rest(struct nbd_slot *slot, uint32_t error, const char *text)
 {
@@ -259,7 +262,7 @@ static void gather_rest(struct nbd_slot *slot)
     uint64_t rest_bytes = slot->request.payload_bytes - slot->executed_bytes;
     size_t have_bytes = (size_t)(slot->received_bytes - slot->executed_bytes);
 
-    slot->in_pieces = false;
+    slot->in_pieces = slot->spliced = false;
     if (slot->executed_bytes == 0)
         slot->client->window_rest = NBD_WINDOW_REST;
     if (rest_bytes > slot->buffer->size_bytes && nbd_slot_replace_buffer(slot, (size_t)rest_bytes, have_bytes) < 0)
@@ -279,11 +282,13 @@ void nbd_write_piece(struct nbd_slot *slot)
 {
     uint64_t offset = slot->request.offset + slot->executed_bytes;
     size_t have_bytes = (size_t)(slot->received_bytes - slot->executed_bytes);
-    size_t piece_bytes = (size_t)(round_down(offset + have_bytes, NBD_PIECE_ALIGN) - offset);
+    size_t piece_bytes = have_bytes;
     int rc;
 
-    if (have_bytes < NBD_PIECE_MIN_BYTES)
+    if (have_bytes < (slot->spliced ? 1 : NBD_PIECE_MIN_BYTES))
         return;
+    if (!slot->spliced)
+        piece_bytes = (size_t)(round_down(offset + have_bytes, NBD_PIECE_ALIGN) - offset);
     rc = transfer_inline(slot->client->thread, BLOCK_OP_WRITE, offset, slot->buffer->data, piece_bytes);
     if (rc == -EAGAIN) {
         gather_rest(slot);
@@ -324,6 +329,7 @@ static enum nbd_outcome write_in_pieces(struct nbd_client *client, const struct 
     if (slot == NULL)
         return NBD_TAKEN;
     slot->in_pieces = true;
+    slot->spliced = nbd_splice_possible(client, request);
     client->receiving = slot;
     nbd_write_piece(slot);
     return NBD_TAKEN;

@@ -33,6 +33,7 @@
 #define NBD_WINDOW_BYTES       (256u << 10) /* the buffer in which they do */
 #define NBD_PIECE_MIN_BYTES    (32u << 10)
 #define NBD_PIECE_ALIGN        4096u        /* pieces end at multiples of this, so that no page is touched twice */
+#define NBD_SPLICE_MIN_BYTES   (16u << 10)  /* what comes in smaller drops is gathered in that buffer first */
 #define NBD_WINDOW_REST        64u          /* large writes, before that is tried again where it could not be done */
 #define NBD_SEND_BYTES         (256u << 10)    /* the send buffer of a thread */
 #define NBD_SEND_NOW_BYTES     (64u << 10)     /* so much is sent at once: the client works on it meanwhile */
@@ -58,6 +59,7 @@ struct nbd_slot {
     uint64_t received_bytes;   /* of the payload, while it is being received */
     uint64_t executed_bytes;   /* of it, from its start; the buffer begins with what follows them */
     bool in_pieces;            /* the buffer is a window, see nbd_write_piece() */
+    bool spliced;              /* in pieces, and the buffer is empty: they go by way of the thread's pipe */
     bool looking;              /* a read that first asks whether there is anything to read */
 
     /* The reply: head, body, tail. */
@@ -104,6 +106,7 @@ struct nbd_client {
     size_t stash_bytes;
     size_t receive_bytes; /* how much of the receive buffer the next recv may fill */
     unsigned window_rest; /* large writes to come that are taken as a whole */
+    bool cannot_splice; /* its socket */
     bool stalled; /* its share is used up */
     bool dirty;   /* in the thread's list: something has completed, or there is more to execute */
 
@@ -141,6 +144,8 @@ struct nbd_thread {
     struct nbd_buffer *receive;
     struct nbd_buffer *send; /* empty between turns */
     size_t send_next, send_end;
+    enum { NBD_PIPE_SMALL, NBD_PIPE_LARGE, NBD_PIPE_UNUSABLE } pipe_state;
+    int pipe_fds[2]; /* of splice.c; empty between two steps */
     struct block_request inline_request;
     struct iovec inline_iov;
     struct block_extent inline_extent;
@@ -171,7 +176,7 @@ struct nbd_export {
 
 /* ---- thread.c: the export and its threads (control thread) ---- */
 
-/* Allocate for thread_count threads; buffers too, so that lock-down comes after. 0 or -ENOMEM. */
+/* Allocate for thread_count threads; buffers and pipes too, so that lock-down comes after. 0 or -ENOMEM. */
 int nbd_export_init(struct nbd_export *export, unsigned thread_count);
 void nbd_export_done(struct nbd_export *export); /* no client may be left */
 
@@ -239,6 +244,24 @@ unsigned nbd_request_fua(const struct nbd_client *client, const struct nbd_reque
 
 /* Execute what has arrived of a write in pieces, if it is worth it. */
 void nbd_write_piece(struct nbd_slot *slot);
+
+/* ---- splice.c ---- */
+
+/* A pipe, if the export is writable. Before lock-down. */
+void nbd_splice_init(struct nbd_thread *thread);
+void nbd_splice_done(struct nbd_thread *thread);
+
+/* The thread has no clients: give the pipe's memory back. */
+void nbd_splice_rest(struct nbd_thread *thread);
+
+/* Whether the payload of a write could go that way. */
+bool nbd_splice_possible(struct nbd_client *client, const struct nbd_request *request);
+
+/*
+ * Move what has arrived of the payload into the image, a window at most. Returns like recv(). What the image did not
+ * take is in the slot's buffer then, and slot->spliced is unset: the rest goes the usual way.
+ */
+ssize_t nbd_splice_receive(struct nbd_slot *slot);
 
 /* ---- output.c ---- */
 

@@ -39,10 +39,8 @@ static int export_setup(struct worker *worker, struct error *err)
 {
     struct nbd_export *export = calloc(1, sizeof(*export));
 
-    if (export == NULL || nbd_export_init(export, worker->boot.io_threads) < 0) {
-        free(export);
-        return error_set(err, -ENOMEM, "no memory for the buffers of %u I/O threads", worker->boot.io_threads);
-    }
+    if (export == NULL)
+        return error_set(err, -ENOMEM, "no memory for the export");
     export->opaque = worker;
     export->page = worker->page;
     export->control_loop = worker->control_loop;
@@ -51,6 +49,10 @@ static int export_setup(struct worker *worker, struct error *err)
     export->client_gone = tell_gone;
     export->io_error = tell_io_error;
     export->drained = tell_drained;
+    if (nbd_export_init(export, worker->boot.io_threads) < 0) {
+        free(export);
+        return error_set(err, -ENOMEM, "no memory for the buffers of %u I/O threads", worker->boot.io_threads);
+    }
     worker->role_state = export;
     return 0;
 }

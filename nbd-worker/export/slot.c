@@ -52,7 +52,7 @@ struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_reques
     slot->client = client;
     slot->next = NULL;
     slot->received_bytes = slot->executed_bytes = 0;
-    slot->in_pieces = false;
+    slot->in_pieces = slot->spliced = false;
     slot->looking = false;
     slot->head_bytes = slot->body_bytes = slot->tail_bytes = slot->sent_bytes = 0;
     slot->body = NULL;

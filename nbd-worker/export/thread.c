@@ -120,6 +120,7 @@ void nbd_thread_remove(struct nbd_client *client)
     if (thread->clients == NULL) {
         free_slots(thread);
         nbd_buffer_cache_trim(&thread->buffers);
+        nbd_splice_rest(thread);
     }
     tell_if_drained(thread);
 }
@@ -155,6 +156,7 @@ static void add_client(struct io_task *task)
 static int thread_init(struct nbd_export *export, struct nbd_thread *thread)
 {
     thread->export = export;
+    nbd_splice_init(thread);
     thread->hook.run = thread_hook;
     thread->begin_task.run = thread_begin;
     thread->drain_task.run = thread_drain;
@@ -170,6 +172,8 @@ int nbd_export_init(struct nbd_export *export, unsigned thread_count)
     if (export->threads == NULL)
         return -ENOMEM;
     export->thread_count = thread_count;
+    for (unsigned i = 0; i < thread_count; i++)
+        export->threads[i].pipe_fds[0] = export->threads[i].pipe_fds[1] = -1;
     for (unsigned i = 0; i < thread_count; i++) {
         int rc = thread_init(export, &export->threads[i]);
 
@@ -189,6 +193,7 @@ void nbd_export_done(struct nbd_export *export)
         nbd_buffer_put(&thread->buffers, thread->receive);
         nbd_buffer_put(&thread->buffers, thread->send);
         nbd_buffer_cache_trim(&thread->buffers);
+        nbd_splice_done(thread);
         free_slots(thread);
     }
     free(TAKE_PTR(export->threads));

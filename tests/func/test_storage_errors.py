@@ -77,6 +77,27 @@ def test_a_full_disk_is_enospc_and_the_client_goes_on(nbd, full_disk, structured
         assert images.read(path, offset, len(block)) == block
 
 
+@pytest.mark.parametrize("length", [8 * MIB, 1 * MIB])
+def test_a_disk_that_is_full_in_the_middle_of_a_write(nbd, full_disk, length):
+    """The rest of the payload is passed over, the next requests are understood, what went before them is there."""
+    path, ballast = full_disk
+    data = images.pattern(8 * MIB, 11)
+    with client_of(nbd) as client:
+        for offset in range(0, 8 * MIB, length):
+            client.request(CMD_WRITE, offset, length, data=data[offset:offset + length])
+        client.request(CMD_FLUSH)
+        client.request(CMD_READ, 0, MIB)
+        errors = [client.simple_reply()[0] for _ in range(8 * MIB // length)]
+        assert ENOSPC in errors and set(errors) <= {0, ENOSPC}
+        assert client.simple_reply()[0] == 0
+        assert client.simple_reply(MIB)[2] == data[:MIB]
+        os.unlink(ballast)
+        assert client.write(6 * MIB, data[:MIB]) == 0
+    done = [at for at, error in zip(range(0, 8 * MIB, length), errors) if error == 0]
+    assert all(images.read(path, at, length) == data[at:at + length] for at in done if at != 6 * MIB)
+    assert images.read(path, 6 * MIB, MIB) == data[:MIB]
+
+
 def test_the_client_itself_frees_space_by_trim(nbd, full_disk):
     path, _ = full_disk
     block = images.pattern(MIB, 6)

@@ -184,6 +184,11 @@ def settle(pid, want):
     return want()
 
 
+def pipes_of_nbd(worker):
+    """One for each thread, through which large writes come."""
+    return {"pipe": 2 * io_threads(worker["pid"])}
+
+
 def expected_of_export(build, server, worker, **more):
     count = io_threads(worker["pid"])
     rings = count if worker["engine"] == "io_uring" else 0
@@ -192,7 +197,7 @@ def expected_of_export(build, server, worker, **more):
 
 def test_descriptors_of_an_export(running, build):
     worker = worker_of(running, "nbd-export")
-    want = settle(worker["pid"], lambda: expected_of_export(build, running, worker))
+    want = settle(worker["pid"], lambda: expected_of_export(build, running, worker, **pipes_of_nbd(worker)))
     assert worker["descriptors"] == {"images": 1, "clients": 0, "internal": sum(want.values()) - 1}
 
 

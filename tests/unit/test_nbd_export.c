@@ -123,6 +123,7 @@ static struct peer *peer_join(unsigned id, uint32_t flags, uint32_t contexts)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
     peer->fd = pair[0];
     peer->got = malloc(REPLY_MAX);
+    peer->got_bytes = 0;
     peer->at = cursor_init(peer->got, 0);
     assert_int_equal(nbd_export_add_client(&fx->export, &pair[1], &negotiated, NULL), 0);
     assert_int_equal(pair[1], -1);
@@ -788,6 +789,243 @@ static void test_large_write_with_fua_is_one(void **state)
     assert_int_equal(fake.log_count, 1);
     assert_int_equal(fake.log[0].flags, BLOCK_REQ_FUA);
     assert_int_equal(fake.log[0].len_bytes, LARGE);
+}
+
+/* ---- Large writes by way of a pipe ---- */
+
+/* The image is a file, which both the block layer and splice write to. */
+static void map_for_writing(void)
+{
+    fake.map_fd = memfd_create("image", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(fake.map_fd, SIZE), 0);
+    munmap(fake.data, SIZE);
+    fake.data = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fake.map_fd, 0);
+    assert_ptr_not_equal(fake.data, MAP_FAILED);
+    fake.map_writes = true;
+}
+
+static int pipe_bytes(void)
+{
+    return fcntl(fx->export.threads[0].pipe_fds[1], F_GETPIPE_SZ);
+}
+
+/* What the block layer wrote of one large write; all of it, and nothing beside it, is in the image. */
+static uint64_t submitted_of_large_write(void)
+{
+    uint64_t sum = 0;
+
+    assert_memory_equal(fake.data + 100, payload_bytes, LARGE);
+    assert_int_equal(fake.data[99], 0);
+    assert_int_equal(fake.data[100 + LARGE], 0);
+    for (unsigned i = 0; i < fake.log_count; i++)
+        sum += fake.log[i].op == BLOCK_OP_WRITE ? fake.log[i].len_bytes : 0;
+    return sum;
+}
+
+static void assert_both_done(struct peer *peer)
+{
+    assert_int_equal(get_simple(peer, 1), 0);
+    assert_int_equal(get_simple(peer, 2), 0);
+    assert_true(cursor_at_end(&peer->at));
+}
+
+static void test_large_write_by_splice(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    map_for_writing();
+    assert_int_equal(pipe_bytes(), 4096);
+    begin_large_write(peer);
+    assert_memory_equal(fake.data + 100, payload_bytes, LARGE / 2);
+    assert_nothing_left(peer);
+    end_large_write(peer);
+    assert_both_done(peer);
+    assert_in_range(submitted_of_large_write(), 1, NBD_RECEIVE_BYTES); /* what came with the header */
+    assert_int_equal(pipe_bytes(), NBD_WINDOW_BYTES);
+    assert_int_equal(fx->page.ops[BLOCK_OP_WRITE], 1);
+    assert_int_equal(fx->page.bytes[BLOCK_OP_WRITE], LARGE);
+    close_fd(&fake.map_fd);
+}
+
+/* Of all but the first only the header comes through the receive buffer. */
+static void test_large_writes_in_a_row_by_splice(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    map_for_writing();
+    for (unsigned i = 0; i < 4; i++) {
+        fake.log_count = 0;
+        write_request(peer, 0, i, i << 20, LARGE);
+        assert_simple(peer, i, 0);
+        assert_memory_equal(fake.data + (i << 20), payload_bytes, LARGE);
+        for (unsigned n = 0; i > 0 && n < fake.log_count; n++)
+            assert_int_equal(fake.log[n].len_bytes, 0);
+    }
+    close_fd(&fake.map_fd);
+}
+
+/* After a large write only the next header is asked for; whatever that is of is served, and more is asked for again. */
+static void test_small_requests_after_a_spliced_write(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    map_for_writing();
+    for (unsigned round = 0; round < 2; round++) {
+        write_request(peer, 0, 1, 100, LARGE);
+        for (unsigned i = 0; i < 64; i++)
+            request(peer, NBD_CMD_READ, 0, 2, 100 + i, 1);
+        settle_all(peer);
+        assert_int_equal(get_simple(peer, 1), 0);
+        for (unsigned i = 0; i < 64; i++) {
+            assert_int_equal(get_simple(peer, 2), 0);
+            assert_data(&peer->at, 100 + i, 1);
+        }
+        write_request(peer, 0, 3, 50, 1000);
+        assert_simple(peer, 3, 0);
+        assert_memory_equal(fake.data + 50, payload_bytes, 1000);
+    }
+    close_fd(&fake.map_fd);
+}
+
+/* Too little at a time for a system call each. */
+static void test_large_write_in_drops_is_gathered(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    map_for_writing();
+    begin_large_write(peer);
+    for (unsigned i = 0; i < LARGE / 2; i += 1024) {
+        peer_send(peer, payload_bytes + LARGE / 2 + i, 1024);
+        turns();
+    }
+    request(peer, NBD_CMD_FLUSH, 0, 2, 0, 0);
+    settle_all(peer);
+    assert_both_done(peer);
+    assert_true(submitted_of_large_write() >= LARGE / 2 - 1024);
+    close_fd(&fake.map_fd);
+}
+
+/* Whatever the image has against splice, the block layer is asked, and what is in the pipe already is not lost. */
+static void test_large_write_goes_on_where_splice_does_not(void **state)
+{
+    enum { NO_FILE, NOT_MAPPED, END_OF_CASES };
+
+    for (unsigned how = 0; how < END_OF_CASES; how++) {
+        struct peer *peer = simple_peer();
+        int file;
+
+        map_for_writing();
+        file = fake.map_fd;
+        begin_large_write(peer);
+        if (how == NO_FILE)
+            fake.map_fd = fx->export.threads[0].pipe_fds[0]; /* cannot be written to */
+        fake.map_writes = how == NO_FILE;
+        end_large_write(peer);
+        assert_both_done(peer);
+        assert_true(submitted_of_large_write() >= LARGE / 2);
+        close(file);
+        close_fd(&peer->fd);
+        turns();
+        free(TAKE_PTR(peer->got));
+    }
+}
+
+static void test_large_write_from_a_socket_that_cannot_splice(void **state)
+{
+    struct nbd_thread *thread = &fx->export.threads[0];
+    struct peer *peer = simple_peer();
+    int pipe_fd = thread->pipe_fds[1];
+
+    map_for_writing();
+    begin_large_write(peer);
+    thread->pipe_fds[1] = fake.map_fd; /* neither of the two is a pipe: the same error */
+    end_large_write(peer);
+    assert_both_done(peer);
+    assert_true(submitted_of_large_write() >= LARGE / 2);
+    thread->pipe_fds[1] = pipe_fd;
+    fake.log_count = 0;
+    begin_large_write(peer);
+    end_large_write(peer);
+    assert_both_done(peer);
+    assert_int_equal(submitted_of_large_write(), LARGE); /* not tried again */
+    close_fd(&fake.map_fd);
+}
+
+static void test_errors_spliced_write_that_fails_half_way(void **state)
+{
+    static const uint32_t pieces[] = { LARGE / 4, LARGE / 2 }; /* in the middle, and with the last bytes */
+
+    for (unsigned i = 0; i < ARRAY_SIZE(pieces); i++) {
+        struct peer *peer = simple_peer();
+
+        map_for_writing();
+        begin_large_write(peer);
+        close_fd(&fake.map_fd);
+        fake.map_fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
+        fake.error = -ENOSPC;
+        peer_send(peer, payload_bytes + LARGE / 2, pieces[i]);
+        turns();
+        fake.error = 0;
+        peer_send(peer, payload_bytes + LARGE / 2 + pieces[i], LARGE / 2 - pieces[i]);
+        request(peer, NBD_CMD_FLUSH, 0, 2, 0, 0);
+        settle_all(peer);
+        assert_int_equal(get_simple(peer, 1), NBD_ENOSPC);
+        assert_int_equal(get_simple(peer, 2), 0);
+        assert_int_equal(fx->io_errors, i + 1);
+        assert_int_equal(fx->page.errors[BLOCK_OP_WRITE], i + 1);
+        assert_memory_equal(fake.data + 100, payload_bytes, LARGE / 2);
+        assert_int_equal(fake.data[100 + LARGE / 2], 0);
+        close_fd(&fake.map_fd);
+        close_fd(&peer->fd);
+        turns();
+        free(TAKE_PTR(peer->got));
+    }
+}
+
+/* Nothing of a client that went away is left for the next one. */
+static void test_errors_end_in_the_middle_of_a_spliced_write(void **state)
+{
+    struct peer *peer = simple_peer(), *other = peer_join(1, 0, 0);
+
+    map_for_writing();
+    begin_large_write(peer);
+    close_fd(&peer->fd);
+    turns();
+    assert_true(fx->gone[0]);
+    assert_non_null(strstr(fx->reason[0], "in the middle"));
+    assert_int_equal(fx->page.ops[BLOCK_OP_WRITE], 0);
+    begin_large_write(other);
+    end_large_write(other);
+    assert_both_done(other);
+    submitted_of_large_write();
+    assert_int_equal(pipe_bytes(), NBD_WINDOW_BYTES);
+    close_fd(&other->fd);
+    turns();
+    assert_int_equal(pipe_bytes(), 4096); /* the last one has left */
+    close_fd(&fake.map_fd);
+}
+
+static void test_large_write_with_fua_is_not_spliced(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    map_for_writing();
+    write_request(peer, NBD_CMD_FLAG_FUA, 1, 0, LARGE);
+    assert_simple(peer, 1, 0);
+    assert_int_equal(fake.log_count, 1);
+    assert_int_equal(fake.log[0].flags, BLOCK_REQ_FUA);
+    assert_int_equal(fake.log[0].len_bytes, LARGE);
+    close_fd(&fake.map_fd);
+}
+
+static void test_read_only_export_has_no_pipe(void **state)
+{
+    struct nbd_export export = { .read_only = true };
+
+    assert_int_equal(nbd_export_init(&export, 2), 0);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(export.threads[i].pipe_fds[0], -1);
+    nbd_export_done(&export);
 }
 
 static void test_fua_goes_down(void **state)
@@ -1780,6 +2018,16 @@ int main(void)
         TEST(test_errors_large_write_that_fails_half_way),
         TEST(test_errors_end_in_the_middle_of_a_large_write),
         TEST(test_large_write_with_fua_is_one),
+        TEST(test_large_write_by_splice),
+        TEST(test_large_writes_in_a_row_by_splice),
+        TEST(test_small_requests_after_a_spliced_write),
+        TEST(test_large_write_in_drops_is_gathered),
+        TEST(test_large_write_goes_on_where_splice_does_not),
+        TEST(test_large_write_from_a_socket_that_cannot_splice),
+        TEST(test_errors_spliced_write_that_fails_half_way),
+        TEST(test_errors_end_in_the_middle_of_a_spliced_write),
+        TEST(test_large_write_with_fua_is_not_spliced),
+        TEST(test_read_only_export_has_no_pipe),
         TEST(test_fua_goes_down),
         TEST(test_writethrough_makes_writes_fua),
         TEST(test_full_disk),

@@ -251,6 +251,11 @@ static void test_writes_are_stable_when_nobody_flushes(void **state)
         f->dev.writethrough = cases[i].writethrough;
         parse(f, VIRTIO_BLK_T_OUT, 0, 512, 0);
         assert_int_equal(f->req.flags, cases[i].fua ? BLOCK_REQ_FUA : 0);
+        put_range(f, 0, 0, 1, 0);
+        parse(f, VIRTIO_BLK_T_DISCARD, 0, 16, 0);
+        assert_int_equal(f->req.ranges[0].flags, cases[i].fua ? BLOCK_REQ_FUA : 0);
+        parse(f, VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, 0);
+        assert_int_equal(f->req.ranges[0].flags, cases[i].fua ? BLOCK_REQ_FUA : 0);
     }
 }
 

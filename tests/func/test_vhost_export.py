@@ -361,5 +361,6 @@ def test_new_nbd_clients_see_the_new_size(nbd, image, build):
     process.need("nbdinfo")
     nbd.add_file("disk", image(size=64 * MIB))
     nbd.export("disk")
+    assert process.output("nbdinfo", "--size", nbd.uri("disk")).strip() == str(64 * MIB)
     nbd.qmp.cmd("block_resize", {"node-name": "disk", "size": 96 * MIB})
     assert process.output("nbdinfo", "--size", nbd.uri("disk")).strip() == str(96 * MIB)

@@ -23,6 +23,7 @@ LEAF = "organization = bulkhead tests\nsigning_key\n"
 SERVER = LEAF + "cn = localhost\ndns_name = localhost\nip_address = 127.0.0.1\ntls_www_server\nexpiration_days = 30\n"
 CLIENT = LEAF + "cn = {cn}\ntls_www_client\nexpiration_days = 30\n"
 EXPIRED = 'activation_date = "2020-01-01 00:00:00"\nexpiration_date = "2020-02-01 00:00:00"\n'
+FUTURE = 'activation_date = "2090-01-01 00:00:00"\nexpiration_date = "2090-02-01 00:00:00"\n'
 
 SERVER_KEYS = {"rsa": ["--key-type=rsa", "--bits=2048"], "ecdsa": ["--key-type=ecdsa", "--curve=secp256r1"],
                "ed25519": ["--key-type=ed25519"]}

@@ -55,7 +55,7 @@ def test_list_and_remove(server, pki, tmp):
     add(server, "authz-simple", id="b", identity="me")
     add(server, "authz-list", id="c", policy="allow", rules=[{"match": "x", "policy": "deny", "format": "glob"}])
     add(server, "authz-list-file", id="d", filename=str(tmp / "rules"))
-    add(server, "tls-creds-psk", id="e", dir=str(pki["psk"]), endpoint="server", username="unused")
+    add(server, "tls-creds-psk", id="e", dir=str(pki["psk"]), endpoint="server")
     add(server, "tls-creds-anon", id="f", endpoint="server")
     add(server, "tls-creds-x509", id="g", dir=str(pki["server"]), endpoint="server")
     assert objects(server) == {"a": "child<secret>", "b": "child<authz-simple>", "c": "child<authz-list>",

@@ -354,6 +354,7 @@ static enum nbd_outcome handle_write(struct nbd_client *client, const struct nbd
         return write_from_slot(client, request, payload, BLOCK_REQ_NO_INLINE);
     cursor_bytes(payload, len_bytes);
     nbd_output_reply(client, request, rc < 0 ? nbd_error_of(rc) : 0, rc < 0 ? nbd_error_text(rc) : NULL);
+    nbd_output_wrote(client, len_bytes);
     return NBD_TAKEN;
 }
 

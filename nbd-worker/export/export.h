@@ -36,7 +36,7 @@
 #define NBD_SPLICE_MIN_BYTES   (16u << 10)  /* what comes in smaller drops is gathered in that buffer first */
 #define NBD_WINDOW_REST        64u          /* large writes, before that is tried again where it could not be done */
 #define NBD_SEND_BYTES         (256u << 10)    /* the send buffer of a thread */
-#define NBD_SEND_NOW_BYTES     (64u << 10)     /* so much is sent at once: the client works on it meanwhile */
+#define NBD_SEND_NOW_BYTES     (64u << 10)     /* read or written: told at once, the client works on it meanwhile */
 #define NBD_SENDFILE_MIN_BYTES (16u << 10)     /* reads from this size on go from the page cache to the socket */
 #define NBD_HOLE_MIN_BYTES     (256u << 10)    /* for reads from this size on a look for a hole is cheap */
 #define NBD_TURN_FILE_BYTES    (2u << 20)      /* sent from files to one client, then the others have their turn */
@@ -144,6 +144,7 @@ struct nbd_thread {
     struct nbd_buffer *receive;
     struct nbd_buffer *send; /* empty between turns */
     size_t send_next, send_end;
+    size_t untold_bytes; /* written, with replies that are still in the send buffer */
     enum { NBD_PIPE_SMALL, NBD_PIPE_LARGE, NBD_PIPE_UNUSABLE } pipe_state;
     int pipe_fds[2]; /* of splice.c; empty between two steps */
     struct block_request inline_request;
@@ -271,6 +272,9 @@ ssize_t nbd_splice_receive(struct nbd_slot *slot);
  */
 uint8_t *nbd_output_reserve(struct nbd_client *client, size_t len_bytes);
 void nbd_output_commit(struct nbd_client *client, size_t len_bytes);
+
+/* len_bytes have been written, and the reply committed. */
+void nbd_output_wrote(struct nbd_client *client, size_t len_bytes);
 
 /* Queue the reply that slot holds; the slot is freed when it has been sent. */
 void nbd_output_queue(struct nbd_slot *slot);

@@ -254,6 +254,7 @@ void nbd_output_flush(struct nbd_client *client)
     struct nbd_thread *thread = client->thread;
     size_t file_bytes = 0;
 
+    thread->untold_bytes = 0;
     while (!client->blocked && !client->broken && (client->out_head != NULL || thread->send_end > 0)) {
         if (client->out_head != NULL && at_file(client->out_head))
             file_bytes += send_file(client);
@@ -293,6 +294,13 @@ void nbd_output_commit(struct nbd_client *client, size_t len_bytes)
 {
     client->thread->send_end += len_bytes;
     if (client->thread->send_end >= NBD_SEND_NOW_BYTES)
+        nbd_output_flush(client);
+}
+
+void nbd_output_wrote(struct nbd_client *client, size_t len_bytes)
+{
+    client->thread->untold_bytes += len_bytes;
+    if (client->thread->untold_bytes >= NBD_SEND_NOW_BYTES)
         nbd_output_flush(client);
 }
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """
-Large writes are executed while they arrive, and into a file in memory by way of a pipe. Whatever the image is and however
-the bytes come, what is in the image afterwards is what the client sent, and who breaks off harms nobody else.
+Large writes are executed while they arrive, and into a file in memory by way of a pipe. Whatever the image is and
+however the bytes come, what is in the image afterwards is what the client sent, and who breaks off harms nobody else.
 """
 
 import contextlib
@@ -107,18 +107,20 @@ def in_memory(nbd, image, disk_image):
     return made
 
 
-@pytest.mark.parametrize("form", [{}, {"structured": True}, {"extended": True}], ids=["simple", "structured", "extended"])
+@pytest.mark.parametrize("form", [{}, {"structured": True}, {"extended": True}],
+                         ids=["simple", "structured", "extended"])
 def test_what_is_sent_is_what_is_stored(target, form):
     """Sizes and offsets at and beside those where the way changes, several at once, small requests in between."""
     lengths = [128 * KIB, 128 * KIB + 1, 256 * KIB, 256 * KIB + 4097, MIB, MIB - 1, 3 * MIB + 511]
     with target.client(**form) as client:
+        flags = CMD_FLAG_PAYLOAD_LEN if client.extended else 0
         for round, base in enumerate((0, 4095)):
             offset = base
             for i, length in enumerate(lengths):
                 data = images.pattern(length, 100 * round + i)
-                client.request(CMD_WRITE, offset, length, CMD_FLAG_PAYLOAD_LEN if client.extended else 0, data)
+                client.request(CMD_WRITE, offset, length, flags, data)
                 target.wrote(offset, data)
-                client.request(CMD_WRITE, offset + length, 7, CMD_FLAG_PAYLOAD_LEN if client.extended else 0, b"between")
+                client.request(CMD_WRITE, offset + length, 7, flags, b"between")
                 target.wrote(offset + length, b"between")
                 offset += length + 7
             for _ in range(2 * len(lengths)):

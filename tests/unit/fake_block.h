@@ -25,6 +25,7 @@ struct fake_block {
     unsigned pending_count;
     uint64_t pending_bytes;
     unsigned inline_attempts;
+    void (*observe)(void); /* before each request; may be NULL */
     const struct block_extent *extents; /* answer to STATUS */
     unsigned extent_count;
     struct { /* the last requests: what the export asked for */
@@ -72,6 +73,8 @@ static inline int fake_execute(struct block_request *req)
 
 int block_submit(struct block_node *node, struct io_queue *queue, struct block_request *req)
 {
+    if (fake.observe != NULL)
+        fake.observe();
     if (fake.log_count < FAKE_LOG_MAX) {
         fake.log[fake.log_count].op = req->op;
         fake.log[fake.log_count].flags = req->flags;

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -634,6 +635,31 @@ static void test_write_that_arrives_in_pieces(void **state)
     }
     assert_simple(peer, 1, 0);
     assert_memory_equal(fake.data, payload_bytes, 6000);
+}
+
+static int waiting_bytes[FAKE_LOG_MAX];
+
+static void see_what_waits(void)
+{
+    assert_int_equal(ioctl(fx->peers[0].fd, FIONREAD, &waiting_bytes[fake.log_count]), 0);
+}
+
+/* The client does not wait for all of a batch: it has something to do while the rest is written. */
+static void test_batch_of_writes_is_answered_along_the_way(void **state)
+{
+    enum { COUNT = 32, BYTES = 4096, TOLD = NBD_SEND_NOW_BYTES / BYTES };
+    static uint8_t batch[COUNT][sizeof(struct nbd_request_header) + BYTES];
+    struct peer *peer = simple_peer();
+
+    for (unsigned i = 0; i < COUNT; i++)
+        *(struct nbd_request_header *)(void *)batch[i] = header(NBD_CMD_WRITE, 0, i, i * BYTES, BYTES);
+    fake.observe = see_what_waits;
+    peer_send(peer, batch, sizeof(batch));
+    settle_all(peer);
+    for (unsigned i = 0; i < COUNT; i++) {
+        assert_int_equal(waiting_bytes[i], i / TOLD * TOLD * sizeof(struct nbd_simple_reply));
+        assert_int_equal(get_simple(peer, i), 0);
+    }
 }
 
 static void test_pending_write_keeps_its_payload(void **state)
@@ -2010,6 +2036,7 @@ int main(void)
         TEST(test_errors_large_simple_read_of_a_shrinking_image),
         TEST(test_write_from_the_receive_buffer),
         TEST(test_write_that_arrives_in_pieces),
+        TEST(test_batch_of_writes_is_answered_along_the_way),
         TEST(test_pending_write_keeps_its_payload),
         TEST(test_write_of_32_mib),
         TEST(test_large_write_is_executed_while_it_arrives),

@@ -172,7 +172,7 @@ def test_password_of_a_key(server, encrypted, tmp):
     (lambda d, pki: shutil.copy(pki["server-ecdsa"] / "server-key.pem", d / "server-key.pem"), "not the key of"),
     (lambda d, pki: shutil.copy(pki.other_ca / "cert.pem", d / "ca-cert.pem"), "does not go with ca-cert.pem"),
     (lambda d, pki: pki.sign(d, "server", tls.LEAF + "cn = x\ntls_www_server\n" + tls.EXPIRED), "has expired"),
-    (lambda d, pki: pki.sign(d, "server", tls.LEAF + "cn = x\ntls_www_server\n" + tls.FUTURE), "not yet valid"),
+    (lambda d, pki: pki.sign(d, "server", tls.LEAF + "cn = x\ntls_www_server\n" + tls.FUTURE), "the certificate is not yet valid"),
     (lambda d, pki: pki.sign(d, "server", tls.CLIENT.format(cn="x")), "not for a TLS server"),
     (lambda d, pki: pki.sign(d, "server", tls.CA), "is that of a CA"),
     (lambda d, pki: shutil.copy(pki["server"] / "server-cert.pem", d / "ca-cert.pem"), "not that of a CA"),

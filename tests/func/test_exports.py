@@ -349,15 +349,24 @@ def test_unusual_export_names(nbd, path, name):
         assert client.read(0, 7) == b"content"
 
 
-def test_writethrough_makes_every_write_durable(nbd, path, tmp):
-    """Seen from outside with strace: an fdatasync, or RWF_DSYNC, for each write. Here: the data and the reply at least."""
+def test_fua_and_writethrough_make_writes_durable(nbd, disk_image):
+    path = disk_image()
     nbd.add_file("disk", path)
-    nbd.export("disk", writethrough=True)
-    with NbdRaw.opened(nbd.nbd_path, "disk") as client:
-        assert client.write(0, b"w" * 4096) == 0
+    nbd.export("disk", id="cached", name="cached")
+    nbd.export("disk", id="through", name="through", writethrough=True)
+    with NbdRaw.opened(nbd.nbd_path, "cached") as client:
+        assert client.write(MIB, b"w" * 4096) == 0
+        images.need_late_allocation(path, MIB)
         assert client.flags & FLAG_SEND_FUA
-        assert client.write(4096, b"w" * 4096, CMD_FLAG_FUA) == 0
-    assert images.read(path, 0, 8192) == b"w" * 8192
+        assert client.write(4 * MIB, b"w" * 4096, CMD_FLAG_FUA) == 0
+        assert images.is_on_disk(path, 4 * MIB)
+        assert client.write(6 * MIB, b"w" * 4096) == 0
+        images.need_late_allocation(path, 6 * MIB)
+    with NbdRaw.opened(nbd.nbd_path, "through") as client:
+        assert client.write(8 * MIB, b"w" * 4096) == 0
+        assert images.is_on_disk(path, 8 * MIB)
+    for offset in (MIB, 4 * MIB, 6 * MIB, 8 * MIB):
+        assert images.read(path, offset, 4096) == b"w" * 4096
 
 
 def test_a_read_only_export_has_a_read_only_descriptor(nbd, path):

@@ -13,34 +13,15 @@ import subprocess
 import pytest
 
 from support import process
+from support.locks import CONSISTENT_READ, F_OFD_SETLK, RESIZE, WRITE, flock_bytes, locked_bytes
 from support.nbdraw import NbdRaw
 from support.process import need, run, wait_for
 from support.qmp import QmpError
-
-F_OFD_GETLK = 36
-F_OFD_SETLK = 37
-
-CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE = range(4)
 
 
 @pytest.fixture
 def path(image):
     return image(data=[(0, b"content")])
-
-
-def flock_bytes(kind, start):
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, 1, 0)
-
-
-def locked_bytes(path):
-    """Which of the bytes 100..103 and 200..203 somebody holds."""
-    with open(path, "r+b") as image:
-        held = set()
-        for byte in [*range(100, 104), *range(200, 204)]:
-            kind, *_ = struct.unpack("hhqqi4x", fcntl.fcntl(image, F_OFD_GETLK, flock_bytes(fcntl.F_WRLCK, byte)))
-            if kind != fcntl.F_UNLCK:
-                held.add(byte)
-        return held
 
 
 @pytest.fixture

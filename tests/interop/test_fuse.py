@@ -10,7 +10,7 @@ import stat
 
 import pytest
 
-from support import fuse, guest, images, process, sandbox
+from support import fuse, guest, images, locks, process, sandbox
 from support.fuse import as_account, mount_point, mounts_on, output, python
 from support.images import KIB, MIB, pattern
 from support.process import wait_for
@@ -357,16 +357,69 @@ def test_truncating(server, anywhere, point, growable):
     assert images.read(anywhere) == bytes(99999)
 
 
+TRUNCATE = """
+try:
+    os.truncate(sys.argv[1], 1 << 20)
+except OSError as error:
+    print(error.strerror)"""
+
+
 def test_other_programs_that_rely_on_the_size_keep_it(server, disk, point):
-    process.need("qemu-io")
+    """As NBD exports of qemu-storage-daemon do, which share all of an image but its size."""
     fuse.export(server, "disk", point)
-    reader = fuse.popen_as_account("qemu-io", "-r", "-U", "-f", "raw", disk, stdin=process.subprocess.PIPE,
+    with locks.held(disk, 200 + locks.RESIZE):
+        assert python(TRUNCATE, point) != ""
+        assert os.stat(disk).st_size == SIZE
+        wait_for(lambda: "wanted to change the size" in server.log_text(), "the reason in the log")
+    assert python(TRUNCATE, point) == ""
+    assert os.stat(disk).st_size == MIB
+    assert 100 + locks.RESIZE not in locks.locked_bytes(disk)
+
+
+def test_growable_export_has_the_right_to_resize_as_long_as_it_lives(server, disk, point):
+    ident = fuse.export(server, "disk", point, growable=True)
+    assert 100 + locks.RESIZE in locks.locked_bytes(disk)
+    server.qmp.cmd("block-export-del", {"id": ident})
+    assert 100 + locks.RESIZE not in locks.locked_bytes(disk)
+    with locks.held(disk, 200 + locks.RESIZE):
+        refused(server, point, "resize", growable=True, writable=True)
+
+
+# Lines "offset flags"; files stay open, since closing one makes its data stable.
+WRITER = """
+import os, sys
+files = []
+for line in sys.stdin:
+    offset, flags = map(int, line.split())
+    files.append(os.open(sys.argv[1], os.O_RDWR | flags))
+    os.pwrite(files[-1], b'w' * 4096, offset)
+    print('ok', flush=True)
+"""
+
+
+def test_synchronous_writes_are_durable(server, disk_image, point):
+    disk = disk_image(size=SIZE)
+    server.add_file("disk", disk)
+    fuse.export(server, "disk", point)
+    writer = fuse.popen_as_account("/usr/bin/python3", "-c", WRITER, point, text=True, stdin=process.subprocess.PIPE,
                                    stdout=process.subprocess.PIPE)
+
+    def write(offset, flags):
+        print(offset, flags, file=writer.stdin, flush=True)
+        assert writer.stdout.readline() == "ok\n"
+
     try:
-        # With -U it shares everything; a plain reader could not have come in beside a writer.
-        as_account("truncate", "--size=1M", point)
+        for number, flag in enumerate((os.O_SYNC, os.O_DSYNC)):
+            write(4 * number * MIB, 0)
+            images.need_late_allocation(disk, 4 * number * MIB)
+            write((4 * number + 2) * MIB, flag)
+            assert images.is_on_disk(disk, (4 * number + 2) * MIB)
+        write(16 * MIB, 0)
+        images.need_late_allocation(disk, 16 * MIB)
+        python("os.fsync(os.open(sys.argv[1], os.O_RDONLY))", point)
+        assert images.is_on_disk(disk, 16 * MIB)
     finally:
-        reader.communicate(b"quit\n")
+        writer.communicate()
 
 
 def test_sync_flags_and_fsync(server, anywhere, point):

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import socket
 
@@ -30,6 +31,17 @@ def run_cases(server, build, path, *cases, timeout=150):
     assert lines and not bad and done.returncode == 0, "\n".join(bad) + done.stderr_text
     assert server.workers(role="vhost")[0]["pid"] == worker["pid"], "the worker is another one"
     return [line.split(" ", 1)[1] for line in lines if line.startswith("ok ")]
+
+
+def test_the_conformance_page_names_every_case_and_nothing_else(build):
+    top = pathlib.Path(__file__).resolve().parents[2]
+    named = set(re.findall(r"`([a-z0-9_]+)(?:\[\w+\])?`", (top / "docs/vhost-user-conformance.md").read_text()))
+    cases = set(process.output(vhost.program(build), "--list").split())
+    tests = {name for path in (pathlib.Path(__file__), top / "tests/interop/test_vhost_guest.py")
+             for name in re.findall(r"^def test_(\w+)", path.read_text(), re.MULTILINE)}
+    units = {path.stem for path in (top / "tests/unit").glob("test_*.c")}
+    assert cases <= named
+    assert named <= cases | tests | units | {"writeback"}  # a member of the configuration space
 
 
 # ---- Our own front-end, whole ----

@@ -67,8 +67,8 @@ int image_begin_resize(struct image *image, struct error *err);
 void image_end_resize(struct image *image);
 
 /*
- * A descriptor for a worker: of a description of its own, which can do no more than it needs. The caller owns it. 0 or
- * -errno.
+ * A descriptor for a worker: of a description of its own, which can do no more than it needs, and whose reads leave the
+ * time of access alone if the image is ours. The caller owns it. 0 or -errno.
  */
 int image_open_for_worker(const struct image *image, bool writable, int *ret_fd, struct error *err);
 

@@ -343,6 +343,41 @@ static void test_boot_describes_children_before_parents(void **state)
     free(boot);
 }
 
+static void test_the_time_of_access_of_our_images_is_left_alone(void **state)
+{
+    struct fixture *f = *state;
+    struct ipc_boot *boot = calloc(1, sizeof(*boot));
+    int fds[IPC_IMAGE_FDS_MAX];
+
+    assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@'}"), 0);
+    for (unsigned writable = 0; writable < 2; writable++) {
+        assert_int_equal(graph_node_describe(graph_find(f->graph, "a"), writable, boot, fds, NULL), 0);
+        assert_int_equal(fcntl(fds[0], F_GETFL) & O_NOATIME, O_NOATIME);
+        close(fds[0]);
+    }
+    free(boot);
+}
+
+/* Only an owner may ask for that; others get the same descriptor without. */
+static void test_an_image_of_somebody_else_is_opened_all_the_same(void **state)
+{
+    struct fixture *f = *state;
+    struct ipc_boot *boot = calloc(1, sizeof(*boot));
+    int fds[IPC_IMAGE_FDS_MAX];
+
+    assert_int_equal(chmod(image_path, 0666), 0);
+    assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@'}"), 0);
+    if (seteuid(65534) < 0) {
+        free(boot);
+        SKIP("only root can become somebody else");
+    }
+    assert_int_equal(graph_node_describe(graph_find(f->graph, "a"), true, boot, fds, NULL), 0);
+    assert_int_equal(seteuid(0), 0);
+    assert_int_equal(fcntl(fds[0], F_GETFL) & (O_ACCMODE | O_NOATIME), O_RDWR);
+    close(fds[0]);
+    free(boot);
+}
+
 static void test_blkdebug_rules_become_masks(void **state)
 {
     struct fixture *f = *state;
@@ -383,6 +418,8 @@ int main(void)
         NODE_TEST(test_a_node_made_on_the_way_takes_flags_from_above),
         NODE_TEST(test_locks_are_held_while_exports_use_the_node),
         NODE_TEST(test_boot_describes_children_before_parents),
+        NODE_TEST(test_the_time_of_access_of_our_images_is_left_alone),
+        NODE_TEST(test_an_image_of_somebody_else_is_opened_all_the_same),
         NODE_TEST(test_blkdebug_rules_become_masks),
     };
     int failed;

@@ -112,7 +112,7 @@ static const struct schema_member export_options_members[] = {
     SCHEMA_MEMBER(struct block_export_options, id, "id", schema_str, "The export's name for commands and events."),
     SCHEMA_MEMBER_DEF(struct block_export_options, fixed_iothread, "fixed-iothread", schema_bool, "off",
                       "Accepted for QEMU's sake; each export has its own process and threads."),
-    SCHEMA_MEMBER_OPT(struct block_export_options, iothread, "iothread", schema_str, "Id of an iothread object."),
+    SCHEMA_MEMBER_OPT(struct block_export_options, iothread, "iothread", schema_str, "Id of an iothread object; not supported, each export has its own threads."),
     SCHEMA_MEMBER(struct block_export_options, node_name, "node-name", schema_str, "The node to export."),
     SCHEMA_MEMBER_DEF(struct block_export_options, writable, "writable", schema_bool, "off",
                       "Whether clients may write."),

@@ -215,7 +215,7 @@ def test_connections_that_come_and_go_leave_nothing(server, path):
         finally:
             client.close()
     wait_for(lambda: counted() <= (before[0] + 4, before[1] + 4), "descriptors and workers to go away", 60)
-    assert server.export_worker("exp-disk")["descriptors"]["clients"] == 0
+    wait_for(lambda: server.export_worker("exp-disk")["descriptors"]["clients"] == 0, "the last client to be gone")
 
 
 def test_one_greedy_client_does_not_starve_another(server, path):

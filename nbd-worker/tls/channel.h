@@ -13,7 +13,7 @@
 
 #define TLS_RECORD_BYTES      16384u         /* of plaintext: RFC 8446, section 5.1 */
 #define TLS_RECORD_OVERHEAD   512u           /* header, padding, tag, with much to spare */
-#define TLS_CHANNEL_IN_BYTES  (128u << 10)
+#define TLS_CHANNEL_IN_BYTES  (256u << 10)
 #define TLS_CHANNEL_OUT_BYTES (256u << 10)
 
 struct tls_buffer {

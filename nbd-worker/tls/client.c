@@ -270,6 +270,8 @@ static enum turn turn_relay(struct tls_client *client, uint32_t *ret_events)
         client->task_posted = true;
         return TURN_WAIT;
     case RELAY_WAIT:
+        if (client->relay.holding && client->hold.when_ns == 0)
+            io_loop_timer_set(client->loop, &client->hold, now_ns() + RELAY_HOLD_NS);
         if (io_loop_watch(client->loop, &client->worker_watch, worker_events) == 0)
             return TURN_WAIT;
         error_set(&err, -EIO, "the stream to the export's worker cannot be watched");
@@ -335,6 +337,14 @@ static void worker_ready(struct io_watch *watch, uint32_t events)
     run(client);
 }
 
+static void hold_over(struct io_timer *timer)
+{
+    struct tls_client *client = container_of(timer, struct tls_client, hold);
+
+    relay_ready(&client->relay, true, false);
+    run(client);
+}
+
 static void expired(struct io_timer *timer)
 {
     struct tls_client *client = container_of(timer, struct tls_client, timer);
@@ -354,6 +364,7 @@ int tls_client_start(struct tls_client *client, struct io_loop *loop, int *fds, 
     client->watch = (struct io_watch){ .fd = TAKE_FD(fds[0]), .ready = client_ready };
     client->worker_watch = (struct io_watch){ .fd = -1, .ready = worker_ready };
     client->timer = (struct io_timer){ .expired = expired };
+    client->hold = (struct io_timer){ .expired = hold_over };
     client->task = (struct io_task){ .run = run_task };
     client->client_id = client_id;
     r = tls_peer_init(&client->peer, view, &fds[3], err);
@@ -412,6 +423,7 @@ void tls_client_drain(struct tls_client *client)
 void tls_client_stop(struct tls_client *client)
 {
     io_loop_timer_cancel(client->loop, &client->timer);
+    io_loop_timer_cancel(client->loop, &client->hold);
     if (client->watch.fd >= 0)
         io_loop_unwatch(client->loop, &client->watch);
     if (client->worker_watch.fd >= 0)

@@ -29,6 +29,7 @@ struct tls_client {
     struct io_watch watch;        /* the client's socket */
     struct io_watch worker_watch; /* the stream to the export's worker; fd -1: none yet */
     struct io_timer timer;
+    struct io_timer hold; /* of the relay */
     struct io_task task; /* the relay goes on */
     bool task_posted;
     uint64_t client_id;

@@ -31,6 +31,8 @@ void relay_ready(struct relay *relay, bool client, bool worker)
 {
     relay->client_dry &= !client;
     relay->worker_dry &= !worker;
+    if (client)
+        relay->full = relay->holding = false;
 }
 
 /* ---- Each returns 1 if it made progress, 0 if it could not, or -errno with err ---- */
@@ -56,12 +58,31 @@ static int receive_up(struct relay *relay)
     return r == 1;
 }
 
+static void look_at_record(struct relay *relay, size_t len_bytes)
+{
+    relay->full = len_bytes == TLS_RECORD_BYTES;
+    if (!relay->full) {
+        relay->saw += relay->saw == RELAY_SAW_FULL;
+        return;
+    }
+    if (relay->saw == RELAY_SAW_NEXT)
+        relay->holds = RELAY_HOLDS;
+    relay->saw = RELAY_SAW_FULL;
+}
+
+static void look_at_answer(struct relay *relay)
+{
+    relay->saw = RELAY_SAW_NOTHING;
+    relay->holds -= relay->holds > 0;
+}
+
 static int decrypt_one(struct relay *relay, struct error *err)
 {
     ssize_t n = gnutls_record_recv(relay->channel->session, relay->up.data + relay->up.end, TLS_RECORD_BYTES);
 
     if (n > 0) {
         relay->up.end += relay->up_ended ? 0 : (size_t)n; /* nobody wants it any more */
+        look_at_record(relay, (size_t)n);
         relay->warnings = 0;
         return 1;
     }
@@ -127,6 +148,7 @@ static int receive_down(struct relay *relay)
     relay->worker_dry = n > 0 && (size_t)n < room;
     if (n > 0) {
         relay->down.end += (size_t)n;
+        look_at_answer(relay);
         return 1;
     }
     if (n < 0 && errno == EINTR)
@@ -198,9 +220,10 @@ static int round_of(struct relay *relay, struct error *err)
 static void wait_for(struct relay *relay, uint32_t *ret_client_events, uint32_t *ret_worker_events)
 {
     const struct tls_channel *channel = relay->channel;
-    bool up_room = tls_buffer_room(&relay->up) >= TLS_RECORD_BYTES;
+    bool listens = !relay->client_ended && !channel->eof && tls_buffer_room(&relay->up) >= TLS_RECORD_BYTES;
 
-    *ret_client_events = (!relay->client_ended && !channel->eof && up_room ? EPOLLIN : 0) |
+    relay->holding = listens && relay->full && relay->holds > 0;
+    *ret_client_events = (listens && !relay->holding ? EPOLLIN : 0) |
                          (tls_buffer_used(&channel->out) > 0 ? EPOLLOUT : 0);
     *ret_worker_events = (!relay->worker_ended && tls_buffer_room(&relay->down) > 0 ? EPOLLIN : 0) |
                          (!relay->up_ended && tls_buffer_used(&relay->up) > 0 ? EPOLLOUT : 0);

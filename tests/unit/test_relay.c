@@ -106,14 +106,24 @@ static bool announce(struct fixture *f, uint32_t client_events, uint32_t worker_
     return (fds[0].revents & fds[0].events) != 0 || (fds[1].revents & fds[1].events) != 0;
 }
 
-/* Until it would wait. */
+static bool end_of_hold(struct fixture *f)
+{
+    bool was = f->relay.holding;
+
+    if (was)
+        relay_ready(&f->relay, true, false);
+    return was;
+}
+
+/* Until it would wait; a hold takes no time. */
 static enum relay_result run(struct fixture *f, uint32_t *client_events, uint32_t *worker_events)
 {
     enum relay_result result;
 
     do
         result = relay_run(&f->relay, client_events, worker_events, &f->err);
-    while (result == RELAY_AGAIN || (result == RELAY_WAIT && announce(f, *client_events, *worker_events)));
+    while (result == RELAY_AGAIN ||
+           (result == RELAY_WAIT && (announce(f, *client_events, *worker_events) || end_of_hold(f))));
     return result;
 }
 
@@ -233,6 +243,116 @@ static void test_a_worker_that_does_not_read_holds_the_client(void **state)
     }
 }
 
+/* Until it would wait, or hold. */
+static uint32_t run_into_hold(struct fixture *f)
+{
+    uint32_t events[2];
+    enum relay_result result;
+
+    do
+        result = relay_run(&f->relay, &events[0], &events[1], &f->err);
+    while (result == RELAY_AGAIN || (result == RELAY_WAIT && announce(f, events[0], events[1])));
+    assert_int_equal(result, RELAY_WAIT);
+    assert_int_equal(f->relay.holding, (events[0] & EPOLLIN) == 0);
+    return events[0];
+}
+
+static const char full_record[TLS_RECORD_BYTES];
+
+/* The start of a large write's payload, or all of it. */
+static void client_sends_write(struct fixture *f, unsigned records)
+{
+    client_send(f, "header", 6);
+    for (unsigned i = 0; i < records; i++)
+        client_send(f, full_record, sizeof(full_record));
+}
+
+static void answer(struct fixture *f)
+{
+    char buffer[16];
+
+    assert_int_equal(send(f->worker_fd, "answer", 6, 0), 6);
+    assert_int_equal(run_quietly(f), RELAY_WAIT);
+    assert_int_equal(client_receive(f, buffer, sizeof(buffer)), 6);
+}
+
+static size_t come_to_worker(struct fixture *f)
+{
+    static char buffer[1 << 20];
+    ssize_t n = recv(f->worker_fd, buffer, sizeof(buffer), MSG_DONTWAIT);
+
+    return n > 0 ? (size_t)n : 0;
+}
+
+static void test_client_that_sends_much_is_not_listened_to_for_a_while(void **state)
+{
+    struct fixture *f = *state;
+
+    client_sends_write(f, 1);
+    client_sends_write(f, 1);
+    assert_int_equal(run_into_hold(f), 0);
+    assert_int_equal(come_to_worker(f), 2 * (6 + TLS_RECORD_BYTES)); /* what has come does not wait */
+    for (unsigned i = 0; i < 3; i++) {
+        client_send(f, full_record, sizeof(full_record));
+        assert_int_equal(run_into_hold(f), 0);
+        assert_int_equal(come_to_worker(f), 0);
+    }
+    assert_true(end_of_hold(f));
+    assert_int_equal(run_into_hold(f), 0);
+    assert_int_equal(come_to_worker(f), 3 * TLS_RECORD_BYTES);
+    assert_true(end_of_hold(f));
+    assert_int_equal(run_into_hold(f), EPOLLIN); /* nothing came meanwhile */
+    client_send(f, full_record, sizeof(full_record));
+    client_send(f, "and no more", 11);
+    assert_int_equal(run_into_hold(f), EPOLLIN);
+    assert_int_equal(come_to_worker(f), TLS_RECORD_BYTES + 11);
+}
+
+/* It could only lose time. */
+static void test_client_with_one_request_at_a_time_is_always_listened_to(void **state)
+{
+    struct fixture *f = *state;
+
+    for (unsigned i = 0; i < 3; i++) {
+        client_sends_write(f, 2);
+        assert_int_equal(run_into_hold(f), EPOLLIN);
+        client_send(f, full_record, sizeof(full_record));
+        client_send(f, "an odd end", 10);
+        assert_int_equal(run_into_hold(f), EPOLLIN);
+        assert_int_equal(come_to_worker(f), 6 + 3 * TLS_RECORD_BYTES + 10);
+        answer(f);
+    }
+}
+
+static void test_holds_end_when_a_client_waits_for_its_answers(void **state)
+{
+    struct fixture *f = *state;
+
+    client_sends_write(f, 1);
+    client_sends_write(f, 1);
+    answer(f);
+    for (unsigned i = 0; i < RELAY_HOLDS; i++) {
+        client_sends_write(f, 1);
+        assert_int_equal(run_into_hold(f), i + 1 < RELAY_HOLDS ? 0 : EPOLLIN);
+        end_of_hold(f);
+        answer(f);
+        come_to_worker(f);
+    }
+}
+
+static void test_answers_go_through_a_hold(void **state)
+{
+    struct fixture *f = *state;
+    char buffer[16];
+
+    client_sends_write(f, 1);
+    client_sends_write(f, 1);
+    assert_int_equal(run_into_hold(f), 0);
+    assert_int_equal(send(f->worker_fd, "answer", 6, 0), 6);
+    assert_int_equal(run_into_hold(f), 0);
+    assert_int_equal(client_receive(f, buffer, sizeof(buffer)), 6);
+}
+
 static void test_close_notify_becomes_an_end_of_the_stream(void **state)
 {
     struct fixture *f = *state;
@@ -303,6 +423,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_it_waits_for_both_sides_when_idle, setup, teardown),
         cmocka_unit_test_setup_teardown(test_directions_are_independent, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_worker_that_does_not_read_holds_the_client, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_client_that_sends_much_is_not_listened_to_for_a_while, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_client_with_one_request_at_a_time_is_always_listened_to, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_holds_end_when_a_client_waits_for_its_answers, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_answers_go_through_a_hold, setup, teardown),
         cmocka_unit_test_setup_teardown(test_close_notify_becomes_an_end_of_the_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_client_that_vanishes_ends_the_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_end_of_the_worker_becomes_close_notify, setup, teardown),

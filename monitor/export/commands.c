@@ -19,6 +19,13 @@ void qmp_run_nbd_server_stop(struct monitor *monitor, const void *args, struct q
     nbd_server_stop(monitor->nbd_server, reply);
 }
 
+void qmp_run_query_nbd_server(struct monitor *monitor, const void *args, struct qmp_reply *reply)
+{
+    struct nbd_server_info info = nbd_server_get_info(monitor->nbd_server);
+
+    qmp_reply_ok(reply, &info);
+}
+
 void qmp_run_block_export_add(struct monitor *monitor, const void *args, struct qmp_reply *reply)
 {
     export_add(monitor->exports, args, SOCKET_FD_NAMED, reply);

@@ -182,6 +182,8 @@ struct nbd_server {
     uint32_t handshake_max_ms; /* 0: no limit */
     unsigned connections;      /* in the lobby, in handshake, and established */
     uint64_t next_client_id;
+    uint64_t connections_total;
+    uint64_t turned_away_total; /* there was no place for them */
     uint64_t next_serial;
     struct nbd_lobby lobby;
     struct nbd_client_group handshaking; /* with a negotiator */

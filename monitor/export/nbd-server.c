@@ -139,6 +139,7 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
     socket_peer_name(fd, client->peer, sizeof(client->peer));
     nbd_client_move(client, &server->lobby.silent);
     server->connections++;
+    server->connections_total++;
     return client;
 }
 
@@ -170,6 +171,7 @@ static void turn_away(struct nbd_server *server, int listen_fd)
             break;
         if (fd < 0)
             continue;
+        server->turned_away_total++;
         if (nbd_may_log(server)) {
             socket_peer_name(fd, peer, sizeof(peer));
             log_warning("NBD client (%s) turned away: %u are connected, which is max-connections", peer,
@@ -348,10 +350,12 @@ int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negoti
     if ((negotiated->contexts & ~nbd->contexts) != 0)
         return -EPROTO;
     if (nbd->clients.count >= nbd->clients_max) {
+        server->turned_away_total++;
         nbd_client_end(client, "its export has no descriptors left for more clients (LimitNOFILE=, ulimit -n)");
         return 0;
     }
     if (server->max_connections == 0 && server->pool.relaying >= RELAYS_MAX) {
+        server->turned_away_total++;
         nbd_client_end(client, "too many clients with TLS, each of which has a process: set max-connections");
         return 0;
     }
@@ -593,4 +597,18 @@ void nbd_server_stop(struct nbd_server *server, struct qmp_reply *reply)
     server->stop_reply = reply;
     nbd_server_close(server);
     export_set_remove_all(server->monitor->exports, BLOCK_EXPORT_TYPE_NBD, exports_are_gone, server);
+}
+
+struct nbd_server_info nbd_server_get_info(const struct nbd_server *server)
+{
+    bool listening = server->state == NBD_SERVER_STARTING || server->state == NBD_SERVER_RUNNING;
+
+    return (struct nbd_server_info){
+        .listening = listening,
+        .max_connections = listening ? server->max_connections : 0,
+        .connections = server->connections,
+        .handshaking = server->lobby.silent.count + server->lobby.waiting.count + server->handshaking.count,
+        .connections_total = server->connections_total,
+        .turned_away_total = server->turned_away_total,
+    };
 }

@@ -26,6 +26,8 @@ void nbd_server_start(struct nbd_server *server, const struct nbd_server_options
 /* Stop listening, drop clients in their handshake, remove all NBD exports; reply is answered when they are gone. */
 void nbd_server_stop(struct nbd_server *server, struct qmp_reply *reply);
 
+struct nbd_server_info nbd_server_get_info(const struct nbd_server *server);
+
 /* Stop listening and drop clients in their handshake, for the end of the program. */
 void nbd_server_close(struct nbd_server *server);
 

@@ -46,6 +46,8 @@
       "Removes an object; who uses it already, as the NBD server its credentials, keeps what it was.")                 \
     X("qom-list", qom_list, &schema_qom_list_args, &schema_object_property_info_list, 0,                               \
       "Lists what is at a path: /, /objects, or /objects/ID.")                                                         \
+    X("__org.bulkhead_query-nbd-server", query_nbd_server, NULL, &schema_nbd_server_info, 0,                           \
+      "Tells how many NBD clients there are, may be, and were turned away.")                                           \
     X("__org.bulkhead_query-workers", query_workers, NULL, &schema_worker_info_list, 0,                                \
       "Lists all worker processes with what confines them and what they hold.")
 

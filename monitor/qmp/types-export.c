@@ -189,6 +189,21 @@ const struct schema_type schema_block_export_deleted = SCHEMA_TYPE_STRUCT(
 
 /* ---- bulkhead's own ---- */
 
+static const struct schema_member nbd_server_info_members[] = {
+    SCHEMA_MEMBER(struct nbd_server_info, listening, "listening", schema_bool, "Whether clients can come."),
+    SCHEMA_MEMBER(struct nbd_server_info, max_connections, "max-connections", schema_uint32,
+                  "So many at the same time; 0: no limit, or no server."),
+    SCHEMA_MEMBER(struct nbd_server_info, connections, "connections", schema_uint32,
+                  "Clients that are connected, with those in their handshake."),
+    SCHEMA_MEMBER(struct nbd_server_info, handshaking, "handshaking", schema_uint32, "Those in their handshake."),
+    SCHEMA_MEMBER(struct nbd_server_info, connections_total, "connections-total", schema_uint64,
+                  "Clients that were taken since the program began."),
+    SCHEMA_MEMBER(struct nbd_server_info, turned_away_total, "turned-away-total", schema_uint64,
+                  "Clients for whom there was no place since the program began."),
+};
+const struct schema_type schema_nbd_server_info = SCHEMA_TYPE_STRUCT(
+    struct nbd_server_info, "__org.bulkhead_NbdServerInfo", nbd_server_info_members, "The NBD server and its clients.");
+
 static const struct schema_value worker_state_values[] = {
     [QMP_WORKER_CREATING] = { "creating", "Starting; nothing of a client has been read." },
     [QMP_WORKER_RUNNING] = { "running", "Locked down and serving." },

@@ -572,6 +572,17 @@ struct worker_descriptors {
     uint32_t internal; /* control, status, worker page, epoll, eventfd, ring */
 };
 
+/* What __org.bulkhead_query-nbd-server returns. The totals are of all servers since the program began. */
+struct nbd_server_info {
+    bool listening;
+    uint32_t max_connections; /* 0: no limit, or not listening */
+    uint32_t connections;     /* now, with those in their handshake */
+    uint32_t handshaking;
+    uint64_t connections_total;
+    uint64_t turned_away_total;
+};
+extern const struct schema_type schema_nbd_server_info;
+
 /* One element of what __org.bulkhead_query-workers returns. */
 struct worker_info {
     const char *role; /* name of the sandbox role */

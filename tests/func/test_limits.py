@@ -39,6 +39,34 @@ def admitted(server, transmission=True):
         return None
 
 
+def nbd_server(server):
+    return server.qmp.cmd("__org.bulkhead_query-nbd-server")
+
+
+def test_clients_and_those_turned_away_are_counted(server, path):
+    nothing = {"listening": False, "max-connections": 0, "connections": 0, "handshaking": 0, "connections-total": 0,
+               "turned-away-total": 0}
+    assert nbd_server(server) == nothing
+    serve(server, path, **{"max-connections": 2})
+    assert nbd_server(server) == {**nothing, "listening": True, "max-connections": 2}
+    first, greeted = admitted(server), admitted(server, transmission=False)
+    wait_for(lambda: nbd_server(server)["handshaking"] == 1, "the first client to be with its export")
+    full = {"listening": True, "max-connections": 2, "connections": 2, "handshaking": 1, "connections-total": 2,
+            "turned-away-total": 0}
+    assert nbd_server(server) == full
+    greeted.close()
+    wait_for(lambda: nbd_server(server)["connections"] == 1, "a slot to be given back")
+    second, over = admitted(server), NbdRaw.unix(server.nbd_path)
+    wait_for(lambda: nbd_server(server)["handshaking"] == 0, "the second client to be with its export")
+    assert over.expect_closed() == b""
+    assert nbd_server(server) == {**full, "handshaking": 0, "connections-total": 3, "turned-away-total": 1}
+    for client in first, second:
+        client.close()
+    wait_for(lambda: nbd_server(server)["connections"] == 0, "the slots to be given back")
+    server.qmp.cmd("nbd-server-stop")
+    assert nbd_server(server) == {**nothing, "connections-total": 3, "turned-away-total": 1}
+
+
 def test_max_connections(server, path):
     """A client over the limit is not left waiting: its connection is closed; a slot that becomes free is used again."""
     serve(server, path, **{"max-connections": 3})

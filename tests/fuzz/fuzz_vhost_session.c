@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,6 +124,7 @@ static void set_up(void)
     };
 
     log_set_sink(drop_log);
+    signal(SIGPIPE, SIG_IGN); /* as the worker does: a call descriptor may be a pipe that nobody reads */
     all.turn.run = run_turn;
     all.worker.control_loop = all.io.loop = io_loop_new(NULL);
     all.worker.io_threads = &all.io;

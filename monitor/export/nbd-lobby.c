@@ -255,8 +255,7 @@ void nbd_lobby_enter(struct nbd_client *client)
 
     if (client->fd >= server->lobby.fd_max) {
         nbd_server_rest(server, "too few descriptors are left (LimitNOFILE=, ulimit -n)", -EMFILE);
-        server->turned_away_total++;
-        nbd_client_end(client, "turned away: the descriptors that are left are not for clients");
+        nbd_client_turn_away(client, "turned away: the descriptors that are left are not for clients");
         return;
     }
     if (!greet(client)) {

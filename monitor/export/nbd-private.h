@@ -48,6 +48,9 @@ struct nbd_client {
 /* Drop it: it is in no list and holds no slot afterwards. reason is for the log, NULL: it left in order. */
 void nbd_client_end(struct nbd_client *client, const char *reason);
 
+/* The same, counted: there is no place for it. */
+void nbd_client_turn_away(struct nbd_client *client, const char *reason);
+
 void nbd_client_move(struct nbd_client *client, struct nbd_client_group *group);
 
 /* Of the time for its handshake, at least 1; 0: there is no limit. */
@@ -181,8 +184,7 @@ struct nbd_server {
     uint32_t max_connections;  /* 0: no limit */
     uint32_t handshake_max_ms; /* 0: no limit */
     unsigned connections;      /* in the lobby, in handshake, and established */
-    uint64_t next_client_id;
-    uint64_t connections_total;
+    uint64_t next_client_id; /* from 1 */
     uint64_t turned_away_total; /* there was no place for them */
     uint64_t next_serial;
     struct nbd_lobby lobby;

@@ -139,7 +139,6 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
     socket_peer_name(fd, client->peer, sizeof(client->peer));
     nbd_client_move(client, &server->lobby.silent);
     server->connections++;
-    server->connections_total++;
     return client;
 }
 
@@ -228,6 +227,12 @@ static void accept_ready(evutil_socket_t listen_fd, short what, void *arg)
 }
 
 /* ---- Clients ---- */
+
+void nbd_client_turn_away(struct nbd_client *client, const char *reason)
+{
+    client->server->turned_away_total++;
+    nbd_client_end(client, reason);
+}
 
 void nbd_client_end(struct nbd_client *client, const char *reason)
 {
@@ -350,13 +355,11 @@ int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negoti
     if ((negotiated->contexts & ~nbd->contexts) != 0)
         return -EPROTO;
     if (nbd->clients.count >= nbd->clients_max) {
-        server->turned_away_total++;
-        nbd_client_end(client, "its export has no descriptors left for more clients (LimitNOFILE=, ulimit -n)");
+        nbd_client_turn_away(client, "its export has no descriptors left for more clients (LimitNOFILE=, ulimit -n)");
         return 0;
     }
     if (server->max_connections == 0 && server->pool.relaying >= RELAYS_MAX) {
-        server->turned_away_total++;
-        nbd_client_end(client, "too many clients with TLS, each of which has a process: set max-connections");
+        nbd_client_turn_away(client, "too many clients with TLS, each of which has a process: set max-connections");
         return 0;
     }
     hand_over(client, nbd, negotiated);
@@ -608,7 +611,7 @@ struct nbd_server_info nbd_server_get_info(const struct nbd_server *server)
         .max_connections = listening ? server->max_connections : 0,
         .connections = server->connections,
         .handshaking = server->lobby.silent.count + server->lobby.waiting.count + server->handshaking.count,
-        .connections_total = server->connections_total,
+        .connections_total = server->next_client_id - 1,
         .turned_away_total = server->turned_away_total,
     };
 }

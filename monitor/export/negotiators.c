@@ -28,7 +28,6 @@ struct negotiator {
     enum negotiator_state state;
 };
 
-
 static unsigned *counter(struct negotiator_pool *pool, enum negotiator_state state)
 {
     static unsigned dropped;

@@ -794,16 +794,21 @@ static void test_errors_large_write_that_fails_half_way(void **state)
     assert_int_equal(fx->page.errors[BLOCK_OP_WRITE], 1);
 }
 
-static void test_errors_end_in_the_middle_of_a_large_write(void **state)
+static void assert_end_in_the_middle(struct peer *peer)
 {
-    struct peer *peer = simple_peer();
-
     begin_large_write(peer);
     close_fd(&peer->fd);
     turns();
     assert_true(fx->gone[0]);
     assert_non_null(strstr(fx->reason[0], "in the middle"));
     assert_int_equal(fx->page.ops[BLOCK_OP_WRITE], 0);
+}
+
+static void test_errors_end_in_the_middle_of_a_large_write(void **state)
+{
+    struct peer *peer = simple_peer();
+
+    assert_end_in_the_middle(peer);
 }
 
 static void test_large_write_with_fua_is_one(void **state)
@@ -1014,12 +1019,7 @@ static void test_errors_end_in_the_middle_of_a_spliced_write(void **state)
     struct peer *peer = simple_peer(), *other = peer_join(1, 0, 0);
 
     map_for_writing();
-    begin_large_write(peer);
-    close_fd(&peer->fd);
-    turns();
-    assert_true(fx->gone[0]);
-    assert_non_null(strstr(fx->reason[0], "in the middle"));
-    assert_int_equal(fx->page.ops[BLOCK_OP_WRITE], 0);
+    assert_end_in_the_middle(peer);
     begin_large_write(other);
     end_large_write(other);
     assert_both_done(other);

@@ -20,6 +20,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "common/io/pipe.h"
 #include "common/worker/worker.h"
 
 #define FX_IO_BYTES_MAX 1048576u /* of one READ or WRITE: what the kernel and libfuse allow at most */
@@ -73,9 +74,8 @@ struct fx_thread {
     unsigned dirty_slots;
     unsigned large_requests; /* that came to the first buffer */
     bool has_huge_page;      /* which is in the first buffer */
-    enum { FX_PIPE_SMALL, FX_PIPE_LARGE, FX_PIPE_UNUSABLE } pipe_state;
-    int pipe_fds[2]; /* of splice.c */
-    int reply_fd;    /* of the request that libfuse works on or answers */
+    struct io_pipe pipe; /* of splice.c */
+    int reply_fd;        /* of the request that libfuse works on or answers */
     uint8_t *buffers;
     struct fx_slot slots[FX_SLOTS];
 };
@@ -146,9 +146,6 @@ void fx_count(struct fx_thread *thread, const struct block_request *req, uint64_
 bool fx_io_dispatch(struct fx_slot *slot, const struct fuse_in_header *in);
 
 /* ---- splice.c ---- */
-
-/* Before lock-down. 0 or -errno. */
-int fx_splice_init(struct fx_thread *thread);
 
 /* Answer a READ without a copy; false: nothing has happened, it has to be copied. */
 bool fx_splice_read(struct fx_slot *slot, uint64_t offset, size_t bytes);

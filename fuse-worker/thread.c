@@ -124,7 +124,7 @@ int fx_thread_init(struct fx_export *export, struct fx_thread *thread)
         thread->slots[i].data = thread->buffers + (size_t)i * FX_BUFFER_BYTES + FX_PAGE_BYTES;
         fx_slot_put(&thread->slots[i]);
     }
-    return fx_splice_init(thread);
+    return io_pipe_init(&thread->pipe);
 }
 
 void fx_thread_begin_pending(struct fx_thread *thread)

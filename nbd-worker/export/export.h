@@ -18,6 +18,7 @@
 
 #include "common/base/cursor.h"
 #include "common/block/block.h"
+#include "common/io/pipe.h"
 #include "common/ipc/worker-page.h"
 #include "nbd-worker/export/buffer.h"
 #include "nbd-worker/export/reply.h"
@@ -145,8 +146,7 @@ struct nbd_thread {
     struct nbd_buffer *send; /* empty between turns */
     size_t send_next, send_end;
     size_t untold_bytes; /* written, with replies that are still in the send buffer */
-    enum { NBD_PIPE_SMALL, NBD_PIPE_LARGE, NBD_PIPE_UNUSABLE } pipe_state;
-    int pipe_fds[2]; /* of splice.c; empty between two steps */
+    struct io_pipe pipe; /* of splice.c; none if the export is read-only; empty between two steps */
     struct block_request inline_request;
     struct iovec inline_iov;
     struct block_extent inline_extent;
@@ -247,13 +247,6 @@ unsigned nbd_request_fua(const struct nbd_client *client, const struct nbd_reque
 void nbd_write_piece(struct nbd_slot *slot);
 
 /* ---- splice.c ---- */
-
-/* A pipe, if the export is writable. Before lock-down. */
-void nbd_splice_init(struct nbd_thread *thread);
-void nbd_splice_done(struct nbd_thread *thread);
-
-/* The thread has no clients: give the pipe's memory back. */
-void nbd_splice_rest(struct nbd_thread *thread);
 
 /* Whether the payload of a write could go that way. */
 bool nbd_splice_possible(struct nbd_client *client, const struct nbd_request *request);

@@ -7,8 +7,7 @@
  * the image does not take is read back into the slot's buffer and goes the usual way, which meets the same error and
  * knows what to say. Nothing here looks at the bytes.
  *
- * The memory of pipes is counted by account, for all workers together; beyond a limit new pipes get hardly any. So a
- * pipe is small until its thread needs it and when the last client has left, and where it cannot be made larger the
+ * The pipe is small until its thread needs it and when the last client has left; where it cannot be made larger the
  * thread copies.
  */
 #include <assert.h>
@@ -18,48 +17,15 @@
 
 #include "nbd-worker/export/export.h"
 
-#define PIPE_SMALL_BYTES 4096
-
-void nbd_splice_init(struct nbd_thread *thread)
-{
-    thread->pipe_state = NBD_PIPE_UNUSABLE;
-    if (thread->export->read_only || pipe2(thread->pipe_fds, O_CLOEXEC | O_NONBLOCK) < 0)
-        return;
-    nbd_splice_rest(thread);
-}
-
-void nbd_splice_done(struct nbd_thread *thread)
-{
-    close_fd(&thread->pipe_fds[0]);
-    close_fd(&thread->pipe_fds[1]);
-}
-
-void nbd_splice_rest(struct nbd_thread *thread)
-{
-    if (thread->pipe_fds[0] < 0 || thread->pipe_state == NBD_PIPE_SMALL)
-        return;
-    fcntl(thread->pipe_fds[1], F_SETPIPE_SZ, PIPE_SMALL_BYTES);
-    thread->pipe_state = NBD_PIPE_SMALL;
-}
-
-static bool pipe_is_large(struct nbd_thread *thread)
-{
-    if (thread->pipe_state == NBD_PIPE_SMALL)
-        thread->pipe_state = fcntl(thread->pipe_fds[1], F_SETPIPE_SZ, NBD_WINDOW_BYTES) >= (int)NBD_WINDOW_BYTES
-                                 ? NBD_PIPE_LARGE
-                                 : NBD_PIPE_UNUSABLE;
-    return thread->pipe_state == NBD_PIPE_LARGE;
-}
-
 bool nbd_splice_possible(struct nbd_client *client, const struct nbd_request *request)
 {
     struct nbd_thread *thread = client->thread;
     uint64_t file_offset;
     int fd;
 
-    return thread->pipe_state != NBD_PIPE_UNUSABLE && !client->cannot_splice &&
+    return thread->pipe.state != IO_PIPE_UNUSABLE && !client->cannot_splice &&
            block_node_map_write(thread->export->root, request->offset, request->len_bytes, &fd, &file_offset) &&
-           pipe_is_large(thread);
+           io_pipe_grow(&thread->pipe, NBD_WINDOW_BYTES);
 }
 
 /* Returns how much of len_bytes, which are in the pipe, the image has taken. */
@@ -76,7 +42,7 @@ static size_t into_image(struct nbd_slot *slot, size_t len_bytes)
         return 0;
     at = (loff_t)file_offset;
     while (done_bytes < len_bytes) {
-        ssize_t n = splice(thread->pipe_fds[0], NULL, fd, &at, len_bytes - done_bytes, SPLICE_F_MOVE);
+        ssize_t n = splice(thread->pipe.fds[0], NULL, fd, &at, len_bytes - done_bytes, SPLICE_F_MOVE);
 
         if (n <= 0)
             break;
@@ -90,7 +56,7 @@ static void take_back(struct nbd_slot *slot, size_t len_bytes)
     uint8_t *to = slot->buffer->data;
 
     while (len_bytes > 0) {
-        ssize_t n = read(slot->client->thread->pipe_fds[0], to, len_bytes);
+        ssize_t n = read(slot->client->thread->pipe.fds[0], to, len_bytes);
 
         /* It is in there. */
         assert(n > 0);
@@ -104,7 +70,7 @@ ssize_t nbd_splice_receive(struct nbd_slot *slot)
     struct nbd_client *client = slot->client;
     uint64_t left_bytes = slot->request.payload_bytes - slot->received_bytes;
     size_t taken_bytes;
-    ssize_t n = splice(client->watch.fd, NULL, client->thread->pipe_fds[1], NULL,
+    ssize_t n = splice(client->watch.fd, NULL, client->thread->pipe.fds[1], NULL,
                        (size_t)MIN(left_bytes, NBD_WINDOW_BYTES), SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
     if (n < 0 && errno == EINVAL) {

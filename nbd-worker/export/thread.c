@@ -120,7 +120,7 @@ void nbd_thread_remove(struct nbd_client *client)
     if (thread->clients == NULL) {
         free_slots(thread);
         nbd_buffer_cache_trim(&thread->buffers);
-        nbd_splice_rest(thread);
+        io_pipe_shrink(&thread->pipe);
     }
     tell_if_drained(thread);
 }
@@ -156,7 +156,8 @@ static void add_client(struct io_task *task)
 static int thread_init(struct nbd_export *export, struct nbd_thread *thread)
 {
     thread->export = export;
-    nbd_splice_init(thread);
+    if (!export->read_only)
+        io_pipe_init(&thread->pipe); /* without one large writes are copied once more */
     thread->hook.run = thread_hook;
     thread->begin_task.run = thread_begin;
     thread->drain_task.run = thread_drain;
@@ -173,7 +174,7 @@ int nbd_export_init(struct nbd_export *export, unsigned thread_count)
         return -ENOMEM;
     export->thread_count = thread_count;
     for (unsigned i = 0; i < thread_count; i++)
-        export->threads[i].pipe_fds[0] = export->threads[i].pipe_fds[1] = -1;
+        export->threads[i].pipe = IO_PIPE_NONE;
     for (unsigned i = 0; i < thread_count; i++) {
         int rc = thread_init(export, &export->threads[i]);
 
@@ -193,7 +194,7 @@ void nbd_export_done(struct nbd_export *export)
         nbd_buffer_put(&thread->buffers, thread->receive);
         nbd_buffer_put(&thread->buffers, thread->send);
         nbd_buffer_cache_trim(&thread->buffers);
-        nbd_splice_done(thread);
+        io_pipe_done(&thread->pipe);
         free_slots(thread);
     }
     free(TAKE_PTR(export->threads));

@@ -269,8 +269,8 @@ static void rig_stop(void)
     pthread_join(rig->io_thread, NULL);
     fuse_session_destroy(rig->export.session); /* closes fds[0] */
     close(rig->fds[1]);
-    close(rig->thread.pipe_fds[0]);
-    close(rig->thread.pipe_fds[1]);
+    close(rig->thread.pipe.fds[0]);
+    close(rig->thread.pipe.fds[1]);
     munmap(rig->thread.buffers, (size_t)FX_SLOTS * FX_BUFFER_BYTES);
     io_loop_free(rig->control_loop);
     fixture_done(&rig->block);
@@ -409,7 +409,7 @@ static void test_large_read_takes_the_way_through_the_pipe(void **state)
     assert_int_equal(out.len, sizeof(got));
     assert_int_equal(out.error, 0);
     assert_memory_equal(got + sizeof(out), bytes, sizeof(bytes));
-    assert_int_equal(rig->thread.pipe_state, FX_PIPE_LARGE);
+    assert_int_equal(rig->thread.pipe.state, IO_PIPE_LARGE);
     assert_int_equal(ask_read(0, 512)->bytes, 512);
 }
 

@@ -837,7 +837,7 @@ static void map_for_writing(void)
 
 static int pipe_bytes(void)
 {
-    return fcntl(fx->export.threads[0].pipe_fds[1], F_GETPIPE_SZ);
+    return fcntl(fx->export.threads[0].pipe.fds[1], F_GETPIPE_SZ);
 }
 
 /* What the block layer wrote of one large write; all of it, and nothing beside it, is in the image. */
@@ -949,7 +949,7 @@ static void test_large_write_goes_on_where_splice_does_not(void **state)
         file = fake.map_fd;
         begin_large_write(peer);
         if (how == NO_FILE)
-            fake.map_fd = fx->export.threads[0].pipe_fds[0]; /* cannot be written to */
+            fake.map_fd = fx->export.threads[0].pipe.fds[0]; /* cannot be written to */
         fake.map_writes = how == NO_FILE;
         end_large_write(peer);
         assert_both_done(peer);
@@ -965,15 +965,15 @@ static void test_large_write_from_a_socket_that_cannot_splice(void **state)
 {
     struct nbd_thread *thread = &fx->export.threads[0];
     struct peer *peer = simple_peer();
-    int pipe_fd = thread->pipe_fds[1];
+    int pipe_fd = thread->pipe.fds[1];
 
     map_for_writing();
     begin_large_write(peer);
-    thread->pipe_fds[1] = fake.map_fd; /* neither of the two is a pipe: the same error */
+    thread->pipe.fds[1] = fake.map_fd; /* neither of the two is a pipe: the same error */
     end_large_write(peer);
     assert_both_done(peer);
     assert_true(submitted_of_large_write() >= LARGE / 2);
-    thread->pipe_fds[1] = pipe_fd;
+    thread->pipe.fds[1] = pipe_fd;
     fake.log_count = 0;
     begin_large_write(peer);
     end_large_write(peer);
@@ -1050,7 +1050,7 @@ static void test_read_only_export_has_no_pipe(void **state)
 
     assert_int_equal(nbd_export_init(&export, 2), 0);
     for (unsigned i = 0; i < 2; i++)
-        assert_int_equal(export.threads[i].pipe_fds[0], -1);
+        assert_int_equal(export.threads[i].pipe.fds[0], -1);
     nbd_export_done(&export);
 }
 

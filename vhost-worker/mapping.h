@@ -10,19 +10,13 @@
 
 #include "common/base/error.h"
 
-/* All that one session can have: memory slots, dirty log, inflight buffer, and some that are replaced. */
-#define VHOST_MAPPINGS_MAX 520
-
 struct vhost_mapping {
     void *map;        /* as mapped, aligned to the file's page size; NULL: none */
     size_t map_bytes; /* likewise */
     uint8_t *data;    /* the first byte that was asked for */
     uint64_t len_bytes;
-    unsigned slot; /* in the handler's table */
+    unsigned guard; /* of common/io/guard.h */
 };
-
-/* Before lock-down: install the SIGBUS handler. 0 or -errno. */
-int vhost_mapping_init(struct error *err);
 
 /*
  * Map [offset, offset + len_bytes) of fd shared, readable and writable. fd is borrowed and may be closed afterwards. It

@@ -416,10 +416,7 @@ static void on_broken(struct vhost_queue *queue)
 int vhost_session_new(struct worker *worker, struct vhost_session **ret_session, struct error *err)
 {
     struct vhost_session *session = calloc(1, sizeof(*session));
-    int ret = vhost_mapping_init(err);
 
-    if (ret < 0)
-        return ret;
     if (session != NULL)
         session->threads = calloc(worker->boot.io_threads, sizeof(*session->threads));
     if (session == NULL || session->threads == NULL)

@@ -33,6 +33,7 @@ static atomic_bool *mode_unsupported(struct file_state *file, int mode)
 int file_finish_fua(struct file_state *file, struct block_request *req)
 {
     atomic_fetch_add(&file->unmap_count, 1);
+    file_mapping_forget(file, req->offset, req->len_bytes);
     if (!(req->flags & BLOCK_REQ_FUA))
         return 0;
     req->step = STEP_FUA;

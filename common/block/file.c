@@ -131,6 +131,7 @@ static int file_open(struct block_node *node, const struct block_open_args *args
     if (!file->block_device && !node->info.read_only)
         file_probe_punch_hole(file);
     file_fill_info(file, &st, &node->info);
+    file_mapping_open(file, !node->info.read_only);
     return 0;
 }
 
@@ -138,6 +139,7 @@ static void file_close(struct block_node *node)
 {
     struct file_state *file = node->state;
 
+    file_mapping_close(file);
     pthread_mutex_destroy(&file->extents.mutex);
     range_locks_done(&file->locks);
 }
@@ -201,6 +203,7 @@ static int file_resize(struct block_node *node, uint64_t size_bytes)
     if (ftruncate(file->fd, (off_t)size_bytes) < 0)
         return -errno;
     atomic_store(&file->file_bytes, size_bytes);
+    file_mapping_forget(file, size_bytes, UINT64_MAX);
     atomic_fetch_add(&file->unmap_count, 1); /* extents that were found before are void */
     return 0;
 }
@@ -220,6 +223,7 @@ static int file_refresh(struct block_node *node, uint64_t *ret_size_bytes)
     if ((uint64_t)size > BLOCK_SIZE_MAX)
         return -EFBIG;
     atomic_store(&file->file_bytes, (uint64_t)size);
+    file_mapping_forget(file, (uint64_t)size, UINT64_MAX);
     atomic_fetch_add(&file->unmap_count, 1);
     *ret_size_bytes = round_up((uint64_t)size, BLOCK_SECTOR_BYTES);
     return 0;
@@ -310,9 +314,9 @@ int file_execute(struct file_state *file, struct block_request *req)
     bool small = req->len_bytes <= FILE_INLINE_MAX_BYTES;
 
     if (req->flags & BLOCK_REQ_OFFLOAD)
-        return io_queue_offload(req->queue, req);
+        return io_queue_offload(req->queue, req, file->in_memory ? file_run : NULL);
     if (file->in_memory && small)
-        return io_request_run(req, file->fd);
+        return file_run(req, NULL);
     req->offload = !small;
     return io_queue_submit(req->queue, req);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The parts of the file and host_device drivers: file.c opens and dispatches, file-rw.c transfers and flushes,
- * file-direct.c does the same for O_DIRECT, file-zero.c discards and zeroes, file-status.c finds extents.
+ * file-direct.c does the same for O_DIRECT, file-mapping.c for images in memory, file-zero.c discards and zeroes, file-status.c finds extents.
  */
 #ifndef BULKHEAD_BLOCK_FILE_H
 #define BULKHEAD_BLOCK_FILE_H
@@ -16,6 +16,17 @@
 
 /* The most that a call on a pool thread does before it lets others have their turn. */
 #define FILE_SLICE_BYTES (8u * 1024 * 1024)
+
+/* An image on tmpfs as memory, and which of its chunks are all there (file-mapping.c). */
+struct file_mapping {
+    uint8_t *data; /* NULL: not mapped */
+    size_t len_bytes;
+    _Atomic uint8_t *chunks;
+    _Atomic uint64_t tick; /* of the last pwrite(), which sets the time of change */
+    atomic_bool broken;
+    atomic_bool told;
+    unsigned guard;
+};
 
 /* Where an extent of data was found last: to ask again for a part of it needs no search. */
 struct file_extent_cache {
@@ -48,6 +59,7 @@ struct file_state {
     atomic_uint unmap_count;  /* DISCARD and WRITE_ZEROES that are through */
     struct range_locks locks; /* used if direct */
     struct file_extent_cache extents;
+    struct file_mapping mapping;
 };
 
 /*
@@ -77,6 +89,16 @@ int file_write_zeros(struct block_request *req, uint8_t *scratch);
  * takes its data from req's vector, or zeros if that is empty.
  */
 int file_direct_bounce(struct block_request *req, uint8_t *scratch);
+
+/* As much of the image as is mapped, if it is on tmpfs and the process guards mappings (common/io/guard.h). */
+void file_mapping_open(struct file_state *file, bool writable);
+void file_mapping_close(struct file_state *file);
+
+/* The range may have holes from now on. */
+void file_mapping_forget(struct file_state *file, uint64_t offset, uint64_t len_bytes);
+
+/* On any thread: all of engine_op on an image in memory; through the mapping what can be. 0 or -errno. */
+int file_run(struct block_request *req, uint8_t *scratch);
 
 /* The last step of a request with FUA that was no plain write: flush, or be done. */
 int file_finish_fua(struct file_state *file, struct block_request *req);

@@ -214,14 +214,15 @@ int io_queue_call(struct io_queue *queue, struct block_request *req,
     return BLOCK_PENDING;
 }
 
-int io_queue_offload(struct io_queue *queue, struct block_request *req)
+int io_queue_offload(struct io_queue *queue, struct block_request *req,
+                     int (*work)(struct block_request *req, uint8_t *scratch))
 {
     struct io_request_list list;
 
     if (inline_only(req))
         return -EAGAIN;
     req->queue = queue;
-    req->work = NULL;
+    req->work = work;
     io_request_list_init(&list);
     io_request_list_append(&list, req);
     io_pool_submit(queue->engine->pool, &list);

@@ -62,8 +62,12 @@ int io_queue_submit(struct io_queue *queue, struct block_request *req);
 int io_queue_call(struct io_queue *queue, struct block_request *req,
                   int (*work)(struct block_request *req, uint8_t *scratch));
 
-/* Like io_queue_submit(), but always on a pool thread, which begins at once. Always returns BLOCK_PENDING. */
-int io_queue_offload(struct io_queue *queue, struct block_request *req);
+/*
+ * Like io_queue_call(), or for NULL like io_queue_submit(), but always on a pool thread, which begins at once. Always
+ * returns BLOCK_PENDING.
+ */
+int io_queue_offload(struct io_queue *queue, struct block_request *req,
+                     int (*work)(struct block_request *req, uint8_t *scratch));
 
 /* Continue with req (see below) after delay_ns, with result. Always returns BLOCK_PENDING. */
 int io_queue_delay(struct io_queue *queue, struct block_request *req, uint64_t delay_ns, int result);

@@ -72,6 +72,7 @@ static const struct sandbox_call file_calls[] = {
     CALL(flock),     CALL(unlink),    CALL(unlinkat),   CALL(rename),     CALL(renameat),   CALL(renameat2),
     CALL(link),      CALL(linkat),    CALL(mkdir),      CALL(mkdirat),    CALL(rmdir),      CALL(fchmod),
     CALL(chmod),     CALL(fchmodat),  CALL(sync_file_range), CALL(sendfile), CALL(splice),
+    CALL(mincore),
 };
 SET(file, SANDBOX_ALLOW, "open, lock and size images; pid file, sockets in the file system; the dynamic linker");
 

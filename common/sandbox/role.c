@@ -118,6 +118,7 @@ static const struct sandbox_call image_calls[] = {
     CALL(fallocate),
     CALL(lseek),
     CALL(fadvise64),
+    CALL(mincore),
     CALL(fstat),
     CALL_EQ(newfstatat, 3, AT_EMPTY_PATH),
     CALL_EQ(statx, 2, AT_EMPTY_PATH), /* the alignment that O_DIRECT wants */

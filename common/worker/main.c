@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "common/base/log.h"
+#include "common/io/guard.h"
 #include "common/worker/worker-private.h"
 
 _Static_assert((int)IPC_ENGINE_AUTO == (int)IO_ENGINE_AUTO && (int)IPC_ENGINE_URING == (int)IO_ENGINE_URING &&
@@ -290,7 +291,9 @@ static int live(struct worker *worker, struct error *err)
     log_set_level((enum log_level)worker->boot.log_level);
     r = enter(worker, err);
     if (r == 0)
-        r = sandbox_report_traps(WORKER_STATUS_FD, err); /* a role may have handlers of its own */
+        r = sandbox_report_traps(WORKER_STATUS_FD, err);
+    if (r == 0)
+        r = io_guard_init(err);
     if (r == 0)
         r = build(worker, image_fds, err);
     if (r < 0)

@@ -263,3 +263,44 @@ def test_a_deleted_image_goes_on_being_served(nbd, image):
         assert client.read(0, 7) == b"content"
         assert client.write(0, b"changed") == 0
         assert client.read(0, 7) == b"changed"
+
+
+def allocated(path):
+    return os.stat(path).st_blocks * 512
+
+
+def read_all(client, size, step):
+    return b"".join(client.read(offset, step) for offset in range(0, size, step))
+
+
+@pytest.mark.own("qemu-storage-daemon does not map images")
+def test_an_image_in_memory_that_is_cut_while_it_is_used(nbd, image):
+    """What was read often in small pieces comes from a mapping of the image: it breaks, and the client does not notice."""
+    path = image(size=2 * MIB, seed=3)
+    whole = images.read(path, 0, 2 * MIB)
+    nbd.add_file("disk", path)
+    nbd.export("disk")
+    with client_of(nbd) as client:
+        for _ in range(4):
+            assert read_all(client, 2 * MIB, 4 * KIB) == whole
+        os.truncate(path, MIB)
+        assert read_all(client, 2 * MIB, 4 * KIB) == whole[:MIB] + bytes(MIB)
+        block = images.pattern(4 * KIB, 9)
+        assert client.write(2 * MIB - len(block), block) == 0
+        assert images.read(path, 2 * MIB - len(block), len(block)) == block
+        assert allocated(path) == MIB + len(block)
+        for _ in range(4):
+            assert client.read(0, 4 * KIB) == whole[:4 * KIB]
+    process.wait_for(lambda: "the image was cut, or its memory failed" in nbd.log_text(), "a warning in the log")
+
+
+def test_reading_a_sparse_image_in_memory_again_and_again_allocates_nothing(nbd, image):
+    path = image(size=2 * MIB)
+    nbd.add_file("disk", path, discard="unmap")
+    nbd.export("disk")
+    block = images.pattern(64 * KIB, 4)
+    with client_of(nbd) as client:
+        assert client.write(MIB - len(block), block) == 0
+        for _ in range(4):
+            assert read_all(client, 2 * MIB, 4 * KIB) == bytes(MIB - len(block)) + block + bytes(MIB)
+        assert allocated(path) == len(block)

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "common/io/guard.h"
 #include "vhost-worker/blk.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -52,6 +53,7 @@ static void set_up(void)
     struct vhost_user_region a = { 0, REGION_BYTES, USER_A, 0 },
                              b = { REGION_BYTES, REGION_BYTES, USER_B, REGION_BYTES };
 
+    assert(io_guard_init(NULL) == 0);
     assert(fd >= 0 && ftruncate(fd, 2 * REGION_BYTES) == 0);
     assert(vhost_memory_add(&all.memory, &a, fd, NULL) == 0 && vhost_memory_add(&all.memory, &b, fd, NULL) == 0);
     all.ram = mmap(NULL, 2 * REGION_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

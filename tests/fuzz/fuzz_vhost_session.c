@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "common/base/log.h"
+#include "common/io/guard.h"
 #include "vhost-worker/session.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -140,6 +141,7 @@ static void set_up(void)
     all.worker.role_state = all.session;
     vhost_session_set_device(all.session);
     make_listener();
+    assert(io_guard_init(NULL) == 0);
     all.ram_fd = memfd_create("ram", MFD_CLOEXEC);
     all.file_fd = memfd_create("file", MFD_CLOEXEC);
     assert(ftruncate(all.ram_fd, RAM_BYTES) == 0 && ftruncate(all.file_fd, RAM_BYTES) == 0);

@@ -10,6 +10,8 @@
 #include <sys/ioctl.h>
 #include <sys/vfs.h>
 
+#include "common/io/guard.h"
+
 const struct variant variants[4] = {
     { "io_uring, memory", IO_ENGINE_URING, PLACE_MEMORY },
     { "io_uring, disk", IO_ENGINE_URING, PLACE_DISK },
@@ -132,6 +134,7 @@ int fixture_open(struct block_fixture *f)
         .loop_count = 1,
     };
 
+    assert_int_equal(io_guard_init(&f->err), 0); /* cmocka has handlers of its own for each test */
     if (f->engine == NULL) {
         assert_int_equal(io_engine_new(&config, &f->engine, &f->err), 0);
         f->queue = io_engine_queue(f->engine, 0);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "common/io/guard.h"
 #include "vhost-worker/memory.h"
 
 #define GUEST_REGION_BYTES 0x10000u
@@ -32,6 +33,7 @@ static inline struct guest *guest_new(void)
     struct error err;
 
     assert_non_null(guest);
+    assert_int_equal(io_guard_init(&err), 0);
     guest->fd = memfd_create("guest", MFD_CLOEXEC);
     assert_true(guest->fd >= 0);
     assert_int_equal(ftruncate(guest->fd, 2 * GUEST_REGION_BYTES), 0);

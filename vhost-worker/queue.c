@@ -99,6 +99,7 @@ static void queue_flush(struct vhost_queue *q)
 {
     if (q->counted)
         add_counters(q);
+    check_memory(q);
     if (q->is_broken)
         return;
     queue_show(q);
@@ -171,6 +172,7 @@ static void count(struct vhost_queue *q, const struct vhost_slot *slot, int resu
 static void slot_result(struct vhost_queue *q, struct vhost_slot *slot, int result)
 {
     count(q, slot, result);
+    check_memory(q); /* a copy from or to memory that has gone does not fail by itself */
     if (result == -EFAULT && !q->is_broken) {
         /* Our own buffers are always there: the kernel met a hole where the guest's memory was. */
         error_set(&q->broken_error, -EFAULT, "queue %u: memory of the guest has gone: its file was cut", q->index);

@@ -17,6 +17,7 @@
 #include <linux/magic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -30,9 +31,11 @@
 #define PAGE_BYTES_MIN 4096u
 #define CHUNK_PAGES    (CHUNK_BYTES / PAGE_BYTES_MIN)
 
-/* A chunk: how many pages of it were used since it was last looked at, or that all of it is there. */
+/* A chunk: how many pages of it were used since it was last looked at, that somebody looks, or that all of it is there.
+ */
 #define CHUNK_PRESENT UINT8_MAX
-_Static_assert(CHUNK_PAGES < CHUNK_PRESENT, "the two do not meet");
+#define CHUNK_LOOKING (UINT8_MAX - 1)
+_Static_assert(2 * CHUNK_PAGES < CHUNK_LOOKING, "a count is none of these");
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22 /* Linux 5.14; without it pages are entered as they are touched */
@@ -119,36 +122,47 @@ void file_mapping_close(struct file_state *file)
 
 /* ---- Which chunks are present ---- */
 
-static bool look(struct file_mapping *mapping, uint64_t index)
+static bool all_pages_are_there(struct file_mapping *mapping, uint64_t index)
 {
-    uint8_t *chunk = mapping->data + index * CHUNK_BYTES;
-    size_t pages = CHUNK_BYTES / page_bytes();
     unsigned char present[CHUNK_PAGES];
+    size_t pages = CHUNK_BYTES / page_bytes();
 
-    if (mincore(chunk, CHUNK_BYTES, present) < 0)
+    if (mincore(mapping->data + index * CHUNK_BYTES, CHUNK_BYTES, present) < 0)
         return false;
     for (size_t i = 0; i < pages; i++) {
         if (!(present[i] & 1))
             return false;
     }
+    return true;
+}
+
+/* One thread looks. If somebody frees pages meanwhile, file_mapping_forget() has the last word. */
+static bool look(struct file_mapping *mapping, uint64_t index)
+{
+    _Atomic uint8_t *chunk = &mapping->chunks[index];
+    bool present = all_pages_are_there(mapping, index);
+    uint8_t looking = CHUNK_LOOKING;
+
+    if (!atomic_compare_exchange_strong(chunk, &looking, present ? CHUNK_PRESENT : 0) || !present)
+        return false;
     /* Shared and writable pages that are entered by a look are entered writable. */
-    madvise(chunk, CHUNK_BYTES, MADV_POPULATE_READ);
+    madvise(mapping->data + index * CHUNK_BYTES, CHUNK_BYTES, MADV_POPULATE_READ);
     return true;
 }
 
 static bool chunk_is_present(struct file_mapping *mapping, uint64_t index, uint64_t used_bytes)
 {
     _Atomic uint8_t *chunk = &mapping->chunks[index];
-    unsigned used = atomic_load_explicit(chunk, memory_order_relaxed);
+    uint8_t used = atomic_load_explicit(chunk, memory_order_relaxed);
+    unsigned more;
 
-    if (used == CHUNK_PRESENT)
-        return true;
+    if (used >= CHUNK_LOOKING)
+        return used == CHUNK_PRESENT;
+    more = used + (unsigned)((used_bytes + PAGE_BYTES_MIN - 1) / PAGE_BYTES_MIN);
     /* Threads that count at once lose some of it, which does not matter. */
-    used += (unsigned)((used_bytes + PAGE_BYTES_MIN - 1) / PAGE_BYTES_MIN);
-    if (used > CHUNK_PAGES)
-        used = look(mapping, index) ? CHUNK_PRESENT : 0;
-    atomic_store_explicit(chunk, (uint8_t)used, memory_order_relaxed);
-    return used == CHUNK_PRESENT;
+    if (!atomic_compare_exchange_strong(chunk, &used, (uint8_t)(more > CHUNK_PAGES ? CHUNK_LOOKING : more)))
+        return false;
+    return more > CHUNK_PAGES && look(mapping, index);
 }
 
 static bool range_is_present(struct file_state *file, uint64_t offset, uint64_t len_bytes)
@@ -182,6 +196,23 @@ void file_mapping_forget(struct file_state *file, uint64_t offset, uint64_t len_
 
 /* ---- Copying ---- */
 
+/* Nothing of the mapping is used any more. */
+static void give_up(struct file_mapping *mapping)
+{
+    atomic_store(&mapping->broken, true);
+    if (!atomic_exchange(&mapping->told, true))
+        log_warning(
+            "an image was made smaller, or its memory failed, while it was in use; going on without its mapping");
+}
+
+/* Somebody has cut the file; where it ends within a page no fault tells. */
+static bool is_cut(const struct file_state *file)
+{
+    struct stat st;
+
+    return fstat(file->fd, &st) < 0 || (uint64_t)st.st_size < file->file_bytes;
+}
+
 /* The first write of a tick of the kernel's coarse clock: a page of it at most by pwrite(), for the time of change. */
 static int write_time(struct file_state *file, struct block_request *req)
 {
@@ -195,6 +226,8 @@ static int write_time(struct file_state *file, struct block_request *req)
     if (atomic_load_explicit(&mapping->tick, memory_order_relaxed) == tick)
         return 0;
     atomic_store_explicit(&mapping->tick, tick, memory_order_relaxed);
+    if (is_cut(file))
+        return -EAGAIN;
     n = pwrite(file->fd, req->iov->iov_base, MIN(req->iov->iov_len, PAGE_BYTES_MIN), (off_t)req->offset);
     if (n <= 0)
         return -EAGAIN;
@@ -202,9 +235,14 @@ static int write_time(struct file_state *file, struct block_request *req)
     return 0;
 }
 
+void file_mapping_time_told(struct file_state *file)
+{
+    atomic_store_explicit(&file->mapping.tick, 0, memory_order_relaxed);
+}
+
 static bool has_broken(struct file_mapping *mapping)
 {
-    return atomic_load_explicit(&mapping->broken, memory_order_acquire);
+    return atomic_load_explicit(&mapping->broken, memory_order_relaxed);
 }
 
 /* What was copied counts only if the mapping is whole afterwards. */
@@ -218,6 +256,7 @@ static int copy(struct file_mapping *mapping, struct block_request *req)
             memcpy(req->iov->iov_base, data, bytes);
         else
             memcpy(data, req->iov->iov_base, bytes);
+        atomic_thread_fence(memory_order_seq_cst); /* another thread may have met the fault */
         if (has_broken(mapping))
             return -EAGAIN;
         io_request_advance(req, bytes);
@@ -232,12 +271,6 @@ static bool is_for_mapping(struct file_state *file, const struct block_request *
            range_is_present(file, req->offset, req->len_bytes);
 }
 
-static void tell_once(struct file_mapping *mapping)
-{
-    if (has_broken(mapping) && !atomic_exchange(&mapping->told, true))
-        log_warning("the image was cut, or its memory failed, while it was in use; going on without a mapping of it");
-}
-
 int file_run(struct block_request *req, uint8_t *scratch)
 {
     struct file_state *file = req->node->state;
@@ -249,7 +282,8 @@ int file_run(struct block_request *req, uint8_t *scratch)
             ret = copy(&file->mapping, req);
         if (ret == 0)
             return 0;
-        tell_once(&file->mapping);
+        if (has_broken(&file->mapping) || is_cut(file))
+            give_up(&file->mapping);
     }
     return io_request_run(req, file->fd);
 }

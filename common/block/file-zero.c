@@ -30,10 +30,16 @@ static atomic_bool *mode_unsupported(struct file_state *file, int mode)
     return mode == ZERO ? &file->no_zero_range : &file->no_allocate;
 }
 
-int file_finish_fua(struct file_state *file, struct block_request *req)
+/* A fallocate() is through: there may be holes in the range. */
+static void note_holes(struct file_state *file, const struct block_request *req)
 {
     atomic_fetch_add(&file->unmap_count, 1);
     file_mapping_forget(file, req->offset, req->len_bytes);
+}
+
+int file_finish_fua(struct file_state *file, struct block_request *req)
+{
+    note_holes(file, req);
     if (!(req->flags & BLOCK_REQ_FUA))
         return 0;
     req->step = STEP_FUA;
@@ -156,6 +162,7 @@ static int zero_advance(struct file_state *file, struct block_request *req, int 
         } else if (result < 0) {
             return result;
         } else if (STEP_MODE(req->step) + 1 < zero_ways[way].mode_count) {
+            note_holes(file, req); /* also if the next mode fails */
             req->step++;
         } else {
             return file_finish_fua(file, req);

@@ -183,11 +183,12 @@ static bool file_map(struct block_node *node, bool to_write, uint64_t *offset, u
 
 static int file_usage(const struct block_node *node, struct block_usage *ret_usage)
 {
-    const struct file_state *file = node->state;
+    struct file_state *file = node->state;
     struct stat st;
 
     if (fstat(file->fd, &st) < 0)
         return -errno;
+    file_mapping_time_told(file);
     /* Blocks of a device file are those of its directory entry. */
     ret_usage->allocated_bytes = file->block_device ? block_node_size(node) : (uint64_t)st.st_blocks * 512;
     ret_usage->changed = st.st_mtim;
@@ -197,13 +198,21 @@ static int file_usage(const struct block_node *node, struct block_usage *ret_usa
 static int file_resize(struct block_node *node, uint64_t size_bytes)
 {
     struct file_state *file = node->state;
+    uint64_t before = atomic_load(&file->file_bytes);
 
     if (file->block_device)
         return -ENOTSUP;
-    if (ftruncate(file->fd, (off_t)size_bytes) < 0)
-        return -errno;
-    atomic_store(&file->file_bytes, size_bytes);
+    /* What will be cut is left alone before it is. */
+    if (size_bytes < before)
+        atomic_store(&file->file_bytes, size_bytes);
     file_mapping_forget(file, size_bytes, UINT64_MAX);
+    if (ftruncate(file->fd, (off_t)size_bytes) < 0) {
+        int ret = -errno;
+
+        atomic_store(&file->file_bytes, before);
+        return ret;
+    }
+    atomic_store(&file->file_bytes, size_bytes);
     atomic_fetch_add(&file->unmap_count, 1); /* extents that were found before are void */
     return 0;
 }

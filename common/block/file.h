@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The parts of the file and host_device drivers: file.c opens and dispatches, file-rw.c transfers and flushes,
- * file-direct.c does the same for O_DIRECT, file-mapping.c for images in memory, file-zero.c discards and zeroes, file-status.c finds extents.
+ * file-direct.c does the same for O_DIRECT and file-mapping.c for images on tmpfs, file-zero.c discards and zeroes,
+ * file-status.c finds extents.
  */
 #ifndef BULKHEAD_BLOCK_FILE_H
 #define BULKHEAD_BLOCK_FILE_H
@@ -96,6 +97,9 @@ void file_mapping_close(struct file_state *file);
 
 /* The range may have holes from now on. */
 void file_mapping_forget(struct file_state *file, uint64_t offset, uint64_t len_bytes);
+
+/* The time of change was told to somebody: the next write moves it. */
+void file_mapping_time_told(struct file_state *file);
 
 /* On any thread: all of engine_op on an image in memory; through the mapping what can be. 0 or -errno. */
 int file_run(struct block_request *req, uint8_t *scratch);

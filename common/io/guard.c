@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * See guard.h. A signal handler has no argument of ours, hence the one table of this file that is global. An entry is
- * written by one thread at a time, while nobody uses the mapping in question, and read by the handler on any thread.
+ * See guard.h. A signal handler has no argument of ours, hence the one table of this file that is global. The handler
+ * reads it on any thread. An entry changes while nobody touches a mapping that could fault: images are opened and
+ * closed, and a session's memory changes, when no request is under way.
  */
 #include "common/io/guard.h"
 
@@ -19,6 +20,7 @@ static struct guard {
 } guards[IO_GUARDS_MAX];
 
 static atomic_bool handled;
+static struct sigaction before; /* what a fault elsewhere is for */
 static pthread_mutex_t adding = PTHREAD_MUTEX_INITIALIZER;
 
 /* Two threads may come here for one place at once: the second replacement is as good as the first. */
@@ -31,7 +33,7 @@ static bool replace(const struct guard *guard, uintptr_t start, size_t at)
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
 }
 
-/* Only async-signal-safe calls. A fault elsewhere is a bug of ours or of the machine: end as the signal would have. */
+/* Only async-signal-safe calls. A fault elsewhere is a bug of ours or of the machine. */
 static void on_sigbus(int signal_number, siginfo_t *info, void *context)
 {
     uintptr_t addr = (uintptr_t)info->si_addr;
@@ -44,6 +46,8 @@ static void on_sigbus(int signal_number, siginfo_t *info, void *context)
         if (replace(&guards[i], start, addr - start))
             return;
     }
+    if ((before.sa_flags & SA_SIGINFO) && before.sa_sigaction != NULL)
+        before.sa_sigaction(signal_number, info, context);
     __builtin_trap();
 }
 
@@ -51,7 +55,7 @@ int io_guard_init(struct error *err)
 {
     struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_RESTART };
 
-    if (sigaction(SIGBUS, &action, NULL) < 0)
+    if (sigaction(SIGBUS, &action, atomic_load(&handled) ? NULL : &before) < 0)
         return error_set(err, -errno, "cannot handle SIGBUS: %s", strerror(errno));
     atomic_store(&handled, true);
     return 0;

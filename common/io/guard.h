@@ -14,11 +14,11 @@
 /* Of a process: guest memory, dirty log and inflight buffer of a vhost session, and its images. */
 #define IO_GUARDS_MAX 544
 
-/* Before lock-down: install the SIGBUS handler. 0 or -errno. */
+/* Before lock-down: install the SIGBUS handler; for other faults it calls the one before it. 0 or -errno. */
 int io_guard_init(struct error *err);
 
 /*
- * Guard [start, start + len_bytes), a mapping that is readable and writable. What is replaced is the unit_bytes around
+ * Guard [start, start + len_bytes), which is mapped. What is replaced is the unit_bytes around
  * the address at fault, counted from start, or for 0 all of the mapping; *broken is true from before that. len_bytes is
  * a multiple of unit_bytes, both are of the mapping's page size. The slot is for io_guard_remove(), to be called before
  * the mapping goes. -ENOSPC: there are too many; -ENOTSUP: io_guard_init() was not called.

@@ -291,7 +291,7 @@ def test_an_image_in_memory_that_is_cut_while_it_is_used(nbd, image):
         assert allocated(path) == MIB + len(block)
         for _ in range(4):
             assert client.read(0, 4 * KIB) == whole[:4 * KIB]
-    process.wait_for(lambda: "the image was cut, or its memory failed" in nbd.log_text(), "a warning in the log")
+    process.wait_for(lambda: "an image was made smaller, or its memory failed" in nbd.log_text(), "a warning in the log")
 
 
 def test_reading_a_sparse_image_in_memory_again_and_again_allocates_nothing(nbd, image):

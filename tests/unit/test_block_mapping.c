@@ -230,6 +230,7 @@ static void test_the_time_of_change_moves(void **state)
     const struct timespec while_ = { .tv_nsec = 30 * 1000 * 1000 };
     struct block_fixture *f = *state;
     int fd = open_full(f);
+    struct block_usage usage;
     struct stat before, after;
 
     for (unsigned i = 0; i < 5; i++) {
@@ -241,6 +242,10 @@ static void test_the_time_of_change_moves(void **state)
                     (after.st_mtim.tv_sec == before.st_mtim.tv_sec && after.st_mtim.tv_nsec > before.st_mtim.tv_nsec));
         check_file(fd, i * 4096, i % 2 ? CHUNK : 512, (uint8_t)i);
     }
+    /* Who was told the time sees it move with the next write, where the file system's times are as fine as that. */
+    assert_int_not_equal(atomic_load(&state_of(f)->mapping.tick), 0);
+    assert_int_equal(block_node_usage(f->root, &usage), 0);
+    assert_int_equal(atomic_load(&state_of(f)->mapping.tick), 0);
 }
 
 static void test_a_file_that_is_cut_under_the_mapping(void **state)
@@ -256,6 +261,21 @@ static void test_a_file_that_is_cut_under_the_mapping(void **state)
     assert_int_equal(write_pattern(f, 3 * CHUNK, CHUNK, 9), 0);
     check_file(fd, 3 * CHUNK, CHUNK, 9);
     assert_int_equal(read_and_check(f, 2 * CHUNK, CHUNK, 0, true), 0);
+}
+
+/* No fault tells of it. */
+static void test_a_file_that_is_cut_within_a_page(void **state)
+{
+    const struct timespec while_ = { .tv_nsec = 30 * 1000 * 1000 };
+    struct block_fixture *f = *state;
+    int fd = open_full(f);
+
+    assert_int_equal(write_pattern(f, 0, 4096, 8), 0);
+    assert_int_equal(ftruncate(fd, CHUNK + 100), 0);
+    nanosleep(&while_, NULL);
+    assert_int_equal(write_pattern(f, CHUNK - 8192, 3 * 4096, 9), 0);
+    check_file(fd, CHUNK - 8192, 3 * 4096, 9);
+    assert_true(atomic_load(&state_of(f)->mapping.broken));
 }
 
 static void test_a_write_meets_the_cut(void **state)
@@ -362,24 +382,41 @@ static void test_a_small_file_is_not_mapped(void **state)
     assert_null(state_of(f)->mapping.data);
 }
 
-/* Somebody else frees a part of a full file system's file and fills the room: the write is told, the rest is whole. */
-static void test_a_full_file_system(void **state)
+/* A file of size_bytes on a tmpfs of 2 MiB, which goes with its last descriptor, and a second one there; -1 with errno.
+ */
+static int small_file_system(uint64_t size_bytes, int *ret_ballast)
 {
     char directory[] = "/tmp/bulkhead-full-XXXXXX", path[64];
-    struct block_fixture *f = *state;
-    int fd, ballast, ret;
+    int fd;
 
     assert_non_null(mkdtemp(directory));
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
         mount("none", directory, "tmpfs", 0, "size=2m") < 0) {
+        int error = errno;
+
         rmdir(directory);
-        SKIP("mounting a small tmpfs: %s", strerror(errno));
+        errno = error;
+        return -1;
     }
     snprintf(path, sizeof(path), "%s/image", directory);
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     snprintf(path, sizeof(path), "%s/ballast", directory);
-    ballast = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    assert_true(fd >= 0 && ballast >= 0);
+    *ret_ballast = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0 && *ret_ballast >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)size_bytes), 0);
+    assert_int_equal(umount2(directory, MNT_DETACH), 0);
+    rmdir(directory);
+    return fd;
+}
+
+/* Somebody else frees a part of a full file system's file and fills the room: the write is told, the rest is whole. */
+static void test_a_full_file_system(void **state)
+{
+    struct block_fixture *f = *state;
+    int ballast, fd = small_file_system(SIZE, &ballast);
+
+    if (fd < 0)
+        SKIP("mounting a small tmpfs: %s", strerror(errno));
     fill(fd, 0, SIZE, 1);
     fixture_add_node(f, IPC_DRIVER_FILE, 0, fixture_add_fd(f, fd), -1);
     assert_int_equal(fixture_open(f), 0);
@@ -396,9 +433,29 @@ static void test_a_full_file_system(void **state)
     assert_int_equal(write_pattern(f, CHUNK, CHUNK, 2), 0);
     check_file(fd, CHUNK, CHUNK, 2);
     close(ballast);
-    ret = umount2(directory, MNT_DETACH);
-    assert_int_equal(ret, 0);
-    rmdir(directory);
+}
+
+/* Zeroing frees first and takes then; that fails, and what it freed is a hole nevertheless. */
+static void test_zeroing_that_fails_leaves_holes(void **state)
+{
+    struct block_fixture *f = *state;
+    int ballast, fd = small_file_system(16 * CHUNK, &ballast);
+    uint64_t before;
+
+    if (fd < 0)
+        SKIP("mounting a small tmpfs: %s", strerror(errno));
+    fill(fd, 0, 2 * CHUNK, 1);
+    fixture_add_node(f, IPC_DRIVER_FILE, 0, fixture_add_fd(f, fd), -1);
+    assert_int_equal(fixture_open(f), 0);
+    use(f, 0);
+    assert_true(is_present(f, 0));
+    assert_int_equal(fixture_io(f, BLOCK_OP_WRITE_ZEROES, 0, 0, NULL, 16 * CHUNK), -ENOSPC);
+    assert_false(is_present(f, 0));
+    before = stored_bytes(fd);
+    use(f, 0);
+    assert_int_equal(read_and_check(f, 0, 2 * CHUNK, 0, true), 0);
+    assert_int_equal(stored_bytes(fd), before);
+    close(ballast);
 }
 
 int main(void)
@@ -411,6 +468,7 @@ int main(void)
         FIXTURE_TEST(test_what_is_freed_is_not_filled_again_by_reading),
         FIXTURE_TEST(test_the_time_of_change_moves),
         FIXTURE_TEST(test_a_file_that_is_cut_under_the_mapping),
+        FIXTURE_TEST(test_a_file_that_is_cut_within_a_page),
         FIXTURE_TEST(test_a_write_meets_the_cut),
         FIXTURE_TEST(test_a_node_that_shrinks_and_grows),
         FIXTURE_TEST(test_the_end_of_the_file_within_a_page),
@@ -419,6 +477,7 @@ int main(void)
         FIXTURE_TEST(test_a_file_that_tells_nothing_is_not_mapped),
         FIXTURE_TEST(test_a_small_file_is_not_mapped),
         FIXTURE_TEST(test_a_full_file_system),
+        FIXTURE_TEST(test_zeroing_that_fails_leaves_holes),
     };
     int failures = 0;
 

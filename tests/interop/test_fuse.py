@@ -108,24 +108,25 @@ def test_fio_verifies(server, anywhere, point, tmp, engine_args, direct):
                "--allow_file_create=0", "--fsync=64", *engine_args)
 
 
-@pytest.mark.parametrize("direct_image", [False, True])
-def test_fsx_for_100000_operations(server, disk_image, point, tmp, direct_image):
+@pytest.mark.parametrize("kind", ["cached", "direct", "in-memory"])
+def test_fsx_for_100000_operations(server, disk_image, image, point, tmp, kind):
     """
     The file system exerciser of xfstests: reads, writes, truncates, fallocates of any size and alignment. No
     distribution has a package of it; BULKHEAD_FSX says where it is, if it is not among the usual programs.
     """
     program = os.environ.get("BULKHEAD_FSX") or "fsx"
     process.need(program)
-    members = {"cache": {"direct": True}} if direct_image else {}
-    server.add_file("disk", disk_image("disk.img", size=MIB), discard="unmap", **members)
+    members = {"cache": {"direct": True}} if kind == "direct" else {}
+    path = (image if kind == "in-memory" else disk_image)("disk.img", size=MIB)
+    server.add_file("disk", path, discard="unmap", **members)
     fuse.export(server, "disk", point, growable=True)
     logs = tmp / "logs"
     logs.mkdir(mode=0o777)
     os.chmod(logs, 0o777)
-    count = 30000 if direct_image else 100000
+    count = 30000 if kind == "direct" else 100000
     text = output(program, "-P", logs, "-R", "-W", "-q", "-l", "3000000", "-N", str(count), point, timeout=170)
     assert f"All {count} operations completed A-OK" in text
-    as_account("cmp", point, tmp / "disk.img")
+    as_account("cmp", point, path)
 
 
 def test_file_system_in_it_is_mounted_through_a_loop_device(server, disk, point, tmp):

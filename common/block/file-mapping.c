@@ -4,14 +4,12 @@
  * anew: a large write takes 40 % of the time. docs/decisions/images-in-memory-are-mapped.md tells why, and what this
  * owes:
  *
- *  - A hole is never touched through the mapping: reading would allocate it, and writing could find the file system
- * full. So a chunk is copied to and from only after all of its pages were seen to be there, and until something frees
- * them.
- *  - Entering pages into the process's tables costs as much as half a copy of them, so a chunk has to be used first.
- *  - pwrite() moves the time of last change at each tick of the kernel's clock; so the first write of a tick still is
- * one.
+ *  - A hole is never touched through the mapping: reading would allocate it, writing could find no room for it. So a
+ *    chunk is used only after all of its pages were seen to be there, and until something frees them.
+ *  - Entering pages into the process's tables costs as much as half a copy of them: a chunk has to be used first.
+ *  - pwrite() moves the time of last change at each tick of the kernel's clock: the first write of a tick still is one.
  *  - What was cut, or lost, under the mapping raises SIGBUS, which is survived (common/io/guard.h) and ends all this
- * for the image: the request is done again by the calls, which know what to say.
+ *    for the image: the request is done again by the calls, which know what to say.
  */
 #include <errno.h>
 #include <linux/magic.h>
@@ -31,8 +29,7 @@
 #define PAGE_BYTES_MIN 4096u
 #define CHUNK_PAGES    (CHUNK_BYTES / PAGE_BYTES_MIN)
 
-/* A chunk: how many pages of it were used since it was last looked at, that somebody looks, or that all of it is there.
- */
+/* A chunk: how many of its pages were used since somebody looked, that somebody looks, or that all of it is there. */
 #define CHUNK_PRESENT UINT8_MAX
 #define CHUNK_LOOKING (UINT8_MAX - 1)
 _Static_assert(2 * CHUNK_PAGES < CHUNK_LOOKING, "a count is none of these");

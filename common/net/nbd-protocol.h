@@ -163,7 +163,7 @@ struct nbd_extended_request {
     uint16_t type;  /* NBD_CMD_* */
     uint64_t cookie;
     uint64_t offset;
-    uint64_t len_bytes; /* of the payload with NBD_CMD_FLAG_PAYLOAD_LEN, else of the effect */
+    uint64_t len_bytes; /* of the payload with NBD_CMD_FLAG_PAYLOAD_LEN and of a write, else of the effect */
 } NBD_PACKED;
 
 /* "Request types". */

@@ -43,9 +43,12 @@ bool nbd_request_parse(const uint8_t *header, const struct nbd_limits *limits, s
     ret_request->command = NULL;
     if (ret_request->type < NBD_CMD_MAX && nbd_commands[ret_request->type].handle != NULL)
         ret_request->command = &nbd_commands[ret_request->type];
-    /* Extended requests say themselves whether they have a payload, also those of unknown commands. */
-    has_payload = extended ? (ret_request->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0
-                           : ret_request->command != NULL && ret_request->command->has_payload;
+    /*
+     * Where the next header begins must not depend on what else is wrong with this one. A write has its data, with the
+     * flag or without: QEMU does not set it. Extended requests of any other type say themselves whether they have a payload.
+     */
+    has_payload = (ret_request->command != NULL && ret_request->command->has_payload) ||
+                  (extended && (ret_request->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0);
     ret_request->payload_bytes = has_payload ? ret_request->len_bytes : 0;
     ret_request->contexts = limits->contexts;
     return true;
@@ -109,9 +112,6 @@ uint32_t nbd_request_check(const struct nbd_request *request, const struct nbd_l
         return 0;
     if ((request->flags & ~allowed_flags(command, limits)) != 0)
         return refuse(NBD_EINVAL, "the command has a flag that is unknown, not negotiated or not for it", ret_text);
-    if (limits->form == NBD_FORM_EXTENDED && command->has_payload &&
-        (request->flags & NBD_CMD_FLAG_PAYLOAD_LEN) == 0)
-        return refuse(NBD_EINVAL, "the command lacks NBD_CMD_FLAG_PAYLOAD_LEN, and hence its data", ret_text);
     if (command->no_range) {
         if (request->offset != 0 || request->len_bytes != 0)
             return refuse(NBD_EINVAL, "the command takes no offset and no length", ret_text);

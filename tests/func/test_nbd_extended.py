@@ -23,6 +23,7 @@ def export(nbd, image):
     path = image(size=SIZE, data=[(0, DATA), (FAR, DATA)])
     nbd.add_file("disk", path, discard="unmap")
     nbd.export("disk", writable=True)
+    nbd.image = path
     return nbd
 
 
@@ -122,13 +123,58 @@ def test_a_payload_that_nobody_expects_is_skipped(export, command):
         client.disconnect()
 
 
-def test_a_write_without_payload_is_refused(export):
+def test_a_write_needs_no_payload_flag(export):
+    """QEMU's client does not set it."""
+    data = images.pattern(MIB, 7)
     with opened(export) as client:
-        client.request(CMD_WRITE, 0, 512)
-        assert client.reply_error() == EINVAL
-        client.request(CMD_READ, 0, 512, CMD_FLAG_DF)
-        assert client.chunks()[0][1][8:] == DATA[:512]
+        for length in (512, 64 * KIB, MIB):
+            assert client.write(5 * GIB, data[:length], payload_flag=False) == 0
+            assert client.write(6 * GIB, data[:length], CMD_FLAG_FUA, payload_flag=False) == 0
+            for offset in (5 * GIB, 6 * GIB):
+                client.request(CMD_READ, offset, length, CMD_FLAG_DF)
+                assert client.chunks()[0][1][8:] == data[:length]
         client.disconnect()
+
+
+def zeroing(client, length):
+    """Requests that would zero what they may, as a payload of that length."""
+    if client.extended:
+        one = struct.pack(">IHHQQQ", EXTENDED_REQUEST_MAGIC, 0, CMD_WRITE_ZEROES, 0xbad, 0, SIZE)
+    else:
+        one = struct.pack(">IHHQQI", REQUEST_MAGIC, 0, CMD_WRITE_ZEROES, 0xbad, 0, GIB)
+    return (one * (length // len(one) + 1))[:length]
+
+
+FORMS = {"simple": {}, "structured": {"structured": True}, "extended": {"extended": True}}
+REFUSALS = {  # what is wrong with the write: (name of the export, offset, flags)
+    "nothing": ("disk", FAR, 0), "read-only": ("rom", FAR, 0), "beyond the end": ("disk", SIZE - 1, 0),
+    "offset that wraps": ("disk", (1 << 64) - 1, 0), "flag for others": ("disk", FAR, CMD_FLAG_DF),
+    "unknown flag": ("disk", FAR, 1 << 15), "all of it": ("rom", SIZE, 0xffdf)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_the_data_of_a_write_are_never_requests(export, form, refusal):
+    """Whatever is wrong with it, with the flag of extended headers or without."""
+    export.export("disk", id="rom", name="rom", writable=False)
+    name, offset, flags = REFUSALS[refusal]
+    with NbdRaw.opened(export.nbd_path, name, **FORMS[form]) as client:
+        for flag in (0, CMD_FLAG_PAYLOAD_LEN):
+            for length in (56, 64, 4096, 300 * KIB):
+                client.request(CMD_WRITE, offset, length, flags | flag, zeroing(client, length))
+                assert (client.reply_error() == 0) == (refusal == "nothing" and (not flag or client.extended))
+                client.request(CMD_FLUSH)
+                assert client.reply_error() == 0
+        client.disconnect()
+    assert images.read(export.image, 0, len(DATA)) == DATA
+
+
+@pytest.mark.parametrize("flag", [0, CMD_FLAG_PAYLOAD_LEN], ids=["without", "with"])
+def test_no_request_is_read_behind_a_payload_beyond_the_maximum(export, flag):
+    with opened(export) as client:
+        client.request(CMD_WRITE, 0, 32 * MIB + 1, flag, zeroing(client, 4096))
+        assert client.expect_closed() == b""
+    assert images.read(export.image, 0, len(DATA)) == DATA
 
 
 @pytest.mark.parametrize("command", [CMD_WRITE, CMD_BLOCK_STATUS, CMD_FLUSH, 99])

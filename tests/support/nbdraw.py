@@ -312,8 +312,8 @@ class NbdRaw:
         assert error == 0, error
         return data
 
-    def write(self, offset, data, flags=0):
-        if self.extended:
+    def write(self, offset, data, flags=0, payload_flag=True):
+        if self.extended and payload_flag:
             flags |= CMD_FLAG_PAYLOAD_LEN
         self.request(CMD_WRITE, offset, len(data), flags, data)
         return self.reply_error()

@@ -60,6 +60,9 @@ static int open_failed(const struct image_options *options, int r, bool read_onl
 
     if (r == -EINVAL && options->direct)
         hint = " (its file system has no O_DIRECT: leave out cache.direct)";
+    else if (r == -EROFS && options->device)
+        return error_set(err, r, "could not open '%s': the device is set read-only (set read-only or auto-read-only)",
+                         options->filename);
     else if (!read_only && (r == -EACCES || r == -EPERM || r == -EROFS))
         hint = " (it may not be written: set read-only or auto-read-only)";
     return error_set(err, r, "could not open '%s': %s%s", options->filename, strerror(-r), hint);
@@ -71,14 +74,35 @@ static int access_flags(bool read_only, bool direct, bool device)
     return (read_only ? O_RDONLY : O_RDWR) | (direct ? O_DIRECT : 0) | (device ? O_NONBLOCK : 0);
 }
 
+/*
+ * open() gives a descriptor for writing to a block device that is set read-only (losetup -r, blockdev --setro), and
+ * then each write fails. As if open() had said so. A descriptor or -errno.
+ */
+static int refuse_read_only_device(int fd, bool read_only)
+{
+    int set_read_only = 0;
+
+    if (fd < 0 || read_only || ioctl(fd, BLKROGET, &set_read_only) < 0 || set_read_only == 0)
+        return fd;
+    close(fd);
+    return -EROFS;
+}
+
+static int open_for(const struct image_options *options, int path_fd, bool read_only)
+{
+    int fd = reopen(path_fd, access_flags(read_only, options->direct, options->device));
+
+    return options->device ? refuse_read_only_device(fd, read_only) : fd;
+}
+
 static int open_checked(const struct image_options *options, int path_fd, bool *ret_read_only, struct error *err)
 {
     bool read_only = options->read_only;
-    int fd = reopen(path_fd, access_flags(read_only, options->direct, options->device));
+    int fd = open_for(options, path_fd, read_only);
 
     if (!read_only && options->auto_read_only && (fd == -EACCES || fd == -EPERM || fd == -EROFS)) {
         read_only = true;
-        fd = reopen(path_fd, access_flags(read_only, options->direct, options->device));
+        fd = open_for(options, path_fd, read_only);
     }
     if (fd < 0)
         return open_failed(options, fd, read_only, err);
@@ -107,7 +131,8 @@ static int decide_locking(struct image *image, const struct image_options *optio
     bool supported = image_lock_supported(image->fd);
 
     if (options->locking == ON_OFF_AUTO_ON && !supported)
-        return error_set(err, -ENOLCK, "'%s' cannot be locked: its file system has no locks; set locking to off or auto",
+        return error_set(err, -ENOLCK,
+                         "'%s' cannot be locked: its file system has no locks; set locking to off or auto",
                          image->filename);
     image->locked = options->locking != ON_OFF_AUTO_OFF && supported;
     return 0;

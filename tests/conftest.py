@@ -3,7 +3,7 @@
 Fixtures of the functional tests. They start real servers as the service account, and check after every test that no
 process, socket or mount is left over and that no sanitizer complained.
 
-    pytest --build build [--engine threads|io_uring] [--server qsd] [--keep]
+    pytest --build build [--engine threads|io_uring] [--server qsd] [--qemu build/qemu10] [--keep]
 """
 
 import os
@@ -16,7 +16,7 @@ import tempfile
 
 import pytest
 
-from support import images, process
+from support import images, process, qemu
 from support.server import ACCOUNT, Server, give_to_account
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
@@ -28,6 +28,8 @@ def pytest_addoption(parser):
     parser.addoption("--engine", default="auto", choices=["auto", "threads", "io_uring"], help="force this I/O engine")
     parser.addoption("--server", default="bulkhead", choices=["bulkhead", "qsd"],
                      help="qsd: run the tests marked 'contract' against qemu-storage-daemon, to test the tests")
+    parser.addoption("--qemu", metavar="DIR",
+                     help="run the tests marked 'qemu' with the programs in DIR/bin (see tests/fetch-qemu10.sh)")
     parser.addoption("--keep", action="store_true", help="keep the folders of the tests")
 
 
@@ -39,19 +41,32 @@ def pytest_configure(config):
             pwd.getpwnam(ACCOUNT)
         except KeyError:
             pytest.exit(f"the account '{ACCOUNT}' does not exist: run ./dev test, or useradd --system {ACCOUNT}", 4)
+    if config.getoption("qemu") is not None:
+        qemu.use(pathlib.Path(config.getoption("qemu")).resolve(), config.add_cleanup)
+
+
+def pytest_report_header(config):
+    return f"QEMU: {qemu.version()}"
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("server") != "qsd":
+    if config.getoption("server") == "qsd":
+        def keep(item):
+            return item.get_closest_marker("contract") and not item.get_closest_marker("own")
+    elif config.getoption("qemu") is not None:
+        def keep(item):
+            return item.get_closest_marker("qemu")
+    else:
         return
-    kept = [item for item in items if item.get_closest_marker("contract") and not item.get_closest_marker("own")]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = kept
+    config.hook.pytest_deselected(items=[item for item in items if not keep(item)])
+    items[:] = [item for item in items if keep(item)]
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     """A test that hangs fails instead of stopping the run."""
+    qemu.marked = item.get_closest_marker("qemu") is not None or item.config.getoption("server") == "qsd"
+
     def expired(*unused):
         pytest.fail(f"took more than {TEST_SECONDS} s", pytrace=True)
 

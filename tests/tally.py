@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Sum up what all stages of a test run left behind, in one closing line.
 
-Each argument is NAME=KIND:PATH:EXIT_STATUS. KIND unit: PATH is a folder with automake's .trs and .log files; cmocka's
-own counts are taken from the logs. KIND pytest: PATH is a JUnit XML report. Skips and failures are listed with their
-reasons. The exit status is 1 if anything failed, if a stage ended badly, or if a stage executed no test at all.
+Each argument is NAME=KIND:PATH:EXIT_STATUS, or NAME=skipped:REASON for a stage that cannot be had here. KIND unit: PATH
+is a folder with automake's .trs and .log files; cmocka's own counts are taken from the logs. KIND pytest: PATH is a JUnit
+XML report. Skips and failures are listed with their reasons. The exit status is 1 if anything failed, if a stage ended
+badly, or if a stage that was not skipped executed no test at all.
 """
 
 import collections
@@ -101,6 +102,10 @@ def print_list(title, stage, rows):
 
 def tally_stage(argument):
     name, rest = argument.split("=", 1)
+    if rest.startswith("skipped:"):
+        tally = Tally()
+        tally.skipped = [("the whole stage", rest.split(":", 1)[1])]
+        return name, tally
     kind, path, status = rest.split(":")
     tally = tally_unit(path) if kind == "unit" else tally_pytest(path)
     if tally.executed() == 0:
@@ -118,7 +123,7 @@ def main():
         print_list("  skipped", stage, tally.skipped)
         print_list("  FAILED", stage, tally.failed)
         total.add(tally)
-    if not sys.argv[1:]:
+    if total.executed() == 0:
         total.failed.append(("run", "no stage was executed"))
     print(f"{total.passed} passed, {len(total.failed)} failed, {len(total.skipped)} skipped")
     return 1 if total.failed else 0

@@ -389,7 +389,7 @@ def make_credentials(kind, directory):
     else:
         (directory / "ca.info").write_text("cn = CA\nca\ncert_signing_key\n")
         for role in ("server", "client"):
-            info = f"cn = localhost\ndns_name = localhost\ntls_www_{role}\nsigning_key\n"
+            info = f"cn = localhost\ndns_name = localhost\ntls_www_{role}\nsigning_key\nencryption_key\n"
             (directory / f"{role}.info").write_text(info)
             lines = CERTIFICATES.format(role).replace("\\\n", "").strip().splitlines()
             for line in lines[0 if role == "server" else 2:]:

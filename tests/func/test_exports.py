@@ -92,6 +92,7 @@ def test_a_file_that_may_not_be_written_is_refused_or_opened_read_only(nbd, imag
     nbd.export("disk", writable=False)
 
 
+@pytest.mark.qemu
 @pytest.mark.contract
 def test_null_co(nbd):
     need("qemu-io")

@@ -42,6 +42,7 @@ def test_a_writable_export_holds_the_bytes_of_a_writer(nbd, path):
     assert locked_bytes(path) == set()
 
 
+@pytest.mark.qemu
 def test_a_read_only_export_shares_with_readers(nbd, path, new_server):
     """Any number of readers, in several processes."""
     nbd.add_file("disk", path, **{"read-only": True})
@@ -67,6 +68,7 @@ def add_and_export(server, path):
     return None
 
 
+@pytest.mark.qemu
 def test_we_are_refused_while_qemu_storage_daemon_writes(nbd, other, path):
     assert add_and_export(other, path) is None
     error = add_and_export(nbd, path)
@@ -79,6 +81,7 @@ def test_we_are_refused_while_qemu_storage_daemon_writes(nbd, other, path):
     assert add_and_export(nbd, path) is None
 
 
+@pytest.mark.qemu
 def test_qemu_storage_daemon_is_refused_while_we_write(nbd, other, path):
     assert add_and_export(nbd, path) is None
     error = add_and_export(other, path)
@@ -89,6 +92,7 @@ def test_qemu_storage_daemon_is_refused_while_we_write(nbd, other, path):
     assert add_and_export(other, path) is None
 
 
+@pytest.mark.qemu
 def test_qemu_io_is_refused_while_we_write(nbd, path):
     need("qemu-io")
     assert add_and_export(nbd, path) is None
@@ -96,6 +100,7 @@ def test_qemu_io_is_refused_while_we_write(nbd, path):
     assert "lock" in done.stdout_text + done.stderr_text
 
 
+@pytest.mark.qemu
 def test_we_are_refused_while_qemu_io_writes(nbd, path):
     need("qemu-io")
     holder = process.popen(["qemu-io", "-f", "raw", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -388,6 +388,7 @@ def compare_handshakes(report, pair, only=""):
             report.compare(f"{label}: {step}", ours.get(step, "-"), theirs.get(step, "-"))
 
 
+@pytest.mark.qemu
 def test_each_answer_is_that_of_qemu_storage_daemon(pair, shm):
     report = Report(DIFFERENCES)
     compare_handshakes(report, pair)
@@ -401,6 +402,7 @@ def test_each_answer_is_that_of_qemu_storage_daemon(pair, shm):
     report.check()
 
 
+@pytest.mark.qemu
 def test_each_answer_in_clear_where_tls_is_required(qsd, new_server, image):
     """After NBD_OPT_STARTTLS the next option is in place of TLS, and ends it."""
     report, servers = Report(IN_CLEAR), []

@@ -149,6 +149,7 @@ def test_the_other_exports_do_not_notice_a_full_disk(nbd, full_disk, image):
             assert other.write(offset, b"o" * MIB) == 0
 
 
+@pytest.mark.qemu
 def test_qemu_io_sees_enospc(nbd, full_disk):
     need("qemu-io")
     done = run("qemu-io", "-f", "raw", "-c", "write 0 8M", nbd.uri("disk"), status=1)
@@ -228,6 +229,7 @@ def test_errors_of_one_request_leave_those_in_flight_alone(nbd, image):
             assert error == (EIO if cookies.pop(cookie) == 8 else 0)
 
 
+@pytest.mark.qemu
 def test_qemu_io_sees_eio(nbd, image):
     need("qemu-io")
     inject(nbd, image(seed=2), iotype="read", sector=0)

@@ -87,5 +87,15 @@ def test_reports_of_pytest(tmp, body, expected):
     assert tally(f"stage=pytest:{report}:{expected[0]}")[:2] == expected
 
 
+def test_a_stage_that_is_skipped_is_told_and_no_failure(unit):
+    status, last, lines = tally(unit("one", "PASS", GOOD), "qemu10=skipped:no mirror: http://here")
+    assert (status, last) == (0, "2 passed, 0 failed, 1 skipped")
+    assert any("[qemu10]" in line and "no mirror: http://here" in line for line in lines)
+
+
+def test_stages_that_are_all_skipped_are_a_failure():
+    assert tally("qemu10=skipped:no mirror")[0] == 1
+
+
 def test_a_missing_report_is_a_failure(tmp):
     assert tally(f"stage=pytest:{tmp}/none.xml:0")[0] == 1

@@ -53,6 +53,7 @@ def disk(server, image):
 
 # ---- Programs of others ----
 
+@pytest.mark.qemu
 def test_qemu_img_takes_it_for_a_raw_image(server, anywhere, point, tmp):
     process.need("qemu-img")
     fuse.export(server, "disk", point)
@@ -164,6 +165,7 @@ def test_file_system_in_it_is_mounted_through_a_loop_device(server, disk, point,
     process.run("fsck.ext4", "-f", "-n", disk)
 
 
+@pytest.mark.qemu
 def test_guest_boots_from_it(server, engine, build, image, point, tmp):
     """
     Everything that a virtual machine needs is on the exported disk, made there by programs of others: its firmware finds
@@ -557,6 +559,7 @@ def test_two_read_only_exports_of_one_node(server, disk, tmp):
 
 # ---- Together with others ----
 
+@pytest.mark.qemu
 def test_nbd_and_fuse_see_each_other_at_once(server, anywhere, point, tmp):
     process.need("qemu-io")
     server.nbd_start()
@@ -573,6 +576,7 @@ def test_nbd_and_fuse_see_each_other_at_once(server, anywhere, point, tmp):
         assert "Pattern verification failed" not in text
 
 
+@pytest.mark.qemu
 def test_one_open_file_sees_what_nbd_writes(server, anywhere, point):
     """The kernel keeps no copy of what a client has read."""
     process.need("qemu-io")

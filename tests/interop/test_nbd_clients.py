@@ -193,6 +193,7 @@ def test_nbd_client_lists_and_negotiates(server, image):
 
 # ---- Copies ----
 
+@pytest.mark.qemu
 @pytest.mark.parametrize("connections", [1, 2, 8])
 def test_nbdcopy_in_both_directions(disk, source, tmp, connections):
     need("nbdcopy")
@@ -214,6 +215,7 @@ def test_nbdcopy_destination_is_zero_copies_only_data(nbd, image, source):
     assert images.allocated(path) < 4 * MIB
 
 
+@pytest.mark.qemu
 def test_qemu_img_converts_in_both_directions_and_compares(disk, source, tmp):
     need("qemu-img")
     copy = tmp / "copy.img"
@@ -225,6 +227,7 @@ def test_qemu_img_converts_in_both_directions_and_compares(disk, source, tmp):
     assert "identical" in output("qemu-img", "compare", "-f", "raw", "-F", "raw", disk.uri, copy)
 
 
+@pytest.mark.qemu
 def test_qemu_img_converts_between_two_exports(nbd, image, source):
     need("qemu-img")
     paths = {}
@@ -237,6 +240,7 @@ def test_qemu_img_converts_between_two_exports(nbd, image, source):
     assert images.read(paths["to"]) == images.read(source)
 
 
+@pytest.mark.qemu
 def test_qemu_img_compare_finds_one_wrong_byte(nbd, image, source):
     need("qemu-img")
     path = image()
@@ -248,12 +252,14 @@ def test_qemu_img_compare_finds_one_wrong_byte(nbd, image, source):
     assert "mismatch at offset" in text
 
 
+@pytest.mark.qemu
 def test_qemu_img_info(disk):
     need("qemu-img")
     info = json.loads(output("qemu-img", "info", "--output=json", "-f", "raw", disk.uri))
     assert info["virtual-size"] == SIZE
 
 
+@pytest.mark.qemu
 def test_qemu_img_map_shows_what_is_allocated(nbd, image):
     need("qemu-img")
     nbd.add_file("disk", image(data=[(1 * MIB, images.pattern(64 * KIB))]))
@@ -262,6 +268,7 @@ def test_qemu_img_map_shows_what_is_allocated(nbd, image):
                                          (MIB + 64 * KIB, 15 * MIB - 64 * KIB, True, False)]
 
 
+@pytest.mark.qemu
 def test_qemu_img_holds_another_format_inside(nbd, image, source, tmp):
     """A qcow2 image inside an export: many small unaligned-looking writes, in an order of the client's own."""
     need("qemu-img")
@@ -275,6 +282,7 @@ def test_qemu_img_holds_another_format_inside(nbd, image, source, tmp):
 
 # ---- qemu-io ----
 
+@pytest.mark.qemu
 def test_qemu_io_reads_what_it_wrote_at_odd_places(disk):
     """Unaligned offsets and lengths, also where O_DIRECT below wants alignment; checked from outside as well."""
     need("qemu-io")
@@ -305,6 +313,7 @@ def test_qemu_io_reads_what_it_wrote_at_odd_places(disk):
     assert "verification failed" not in text and text.count("ops;") == 60
 
 
+@pytest.mark.qemu
 def test_qemu_io_discards(nbd, shm):
     need("qemu-io")
     path = images.make(shm / "disk.img", SIZE, seed=1)
@@ -315,6 +324,7 @@ def test_qemu_io_discards(nbd, shm):
     assert images.read(path, 4 * MIB, 8 * MIB) == bytes(8 * MIB)
 
 
+@pytest.mark.qemu
 def test_discard_is_ignored_unless_the_node_unmaps(nbd, shm):
     need("qemu-io")
     path = images.make(shm / "disk.img", SIZE, seed=1)
@@ -326,6 +336,7 @@ def test_discard_is_ignored_unless_the_node_unmaps(nbd, shm):
 
 # ---- Read-only ----
 
+@pytest.mark.qemu
 @pytest.mark.parametrize("how", ["export", "node", "auto"])
 def test_read_only(nbd, image, how):
     """Read-only by the export, by the node, or because the file cannot be opened for writing."""
@@ -386,6 +397,7 @@ def loop_device(tmp):
     os.chown(device, 0, 0)
 
 
+@pytest.mark.qemu
 def test_host_device(server, loop_device, source):
     need("nbdcopy", "qemu-img")
     server.add_file("disk", loop_device, driver="host_device", cache={"direct": True}, discard="unmap")

@@ -8,6 +8,8 @@ import pytest
 
 from support import process
 
+pytestmark = pytest.mark.qemu
+
 # What QEMU 7.2 to 10.0 changed, or what stands for a type that bulkhead has no use for.
 ALLOWED = {
     # Required since QEMU 9.2; QSD always sets it.

@@ -33,6 +33,7 @@ def psk(tls_server, pki):
 
 # ---- Clients ----
 
+@pytest.mark.qemu
 @pytest.mark.contract
 def test_qemu_img_with_certificates(x509, pki):
     need("qemu-img")
@@ -44,6 +45,7 @@ def test_qemu_img_with_certificates(x509, pki):
     assert text.strip() == "Images are identical."
 
 
+@pytest.mark.qemu
 @pytest.mark.contract
 @pytest.mark.parametrize("kind", ["x509", "psk"])
 def test_qemu_io(request, pki, kind):
@@ -57,6 +59,7 @@ def test_qemu_io(request, pki, kind):
     assert server.content()[1 * MIB:3 * MIB] == b"\x5a" * (2 * MIB)
 
 
+@pytest.mark.qemu
 @pytest.mark.contract
 def test_qemu_img_without_knowing_who(tls_server, pki, tmp):
     need("qemu-img")
@@ -91,12 +94,12 @@ def test_nbdinfo_lists_with_a_shared_key(psk, pki):
 
 
 @pytest.mark.contract
-@pytest.mark.parametrize("kind", list(tls.SERVER_KEYS))
+@pytest.mark.parametrize("kind", list(tls.KEYS))
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_every_kind_of_key_with_both_versions(tls_server, pki, kind, version):
     tls_server.creds("x509", pki[f"server-{kind}"])
     tls_server.serve()
-    with tls.TlsRaw.opened(tls_server.port, pki["client"], "disk", maximum=version) as client:
+    with tls.TlsRaw.opened(tls_server.port, pki[f"client-{kind}"], "disk", maximum=version) as client:
         assert client.sock.version() == version.name.replace("v1_", "v1.")
         assert client.read(0, 65536) == tls_server.content()[:65536]
 
@@ -250,6 +253,7 @@ def test_a_signer_that_dies_is_replaced(x509, pki):
 
 # ---- Beside qemu-storage-daemon ----
 
+@pytest.mark.qemu
 @pytest.mark.parametrize("kind", ["x509", "psk"])
 def test_clients_see_what_qsd_shows(build, tmp, new_server, image, pki, kind):
     """The same image and credentials; what nbdinfo says may differ only in what bulkhead offers besides."""

@@ -5,12 +5,15 @@ import os
 import pathlib
 import re
 
-from support import sandbox
+import pytest
+
+from support import process, sandbox
 from support.process import need, run
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "tls.md"
 
 
+@pytest.mark.qemu
 def test_example_runs_as_printed(build, tmp):
     sandbox.need_root()
     need("certtool", "nbdinfo", "nbdcopy", "qemu-img")
@@ -19,6 +22,9 @@ def test_example_runs_as_printed(build, tmp):
     script = tmp / "example"
     script.write_text("".join(blocks))
     env = {**os.environ, "PATH": f"{build}:{os.environ['PATH']}", "TMPDIR": str(tmp)}
-    result = run("sh", "-e", script, env=env)
+    try:
+        result = run("sh", "-e", script, env=env)
+    finally:
+        process.end_strays()
     assert "virtual size: 16 MiB" in result.stdout_text
     assert "with TLS" in result.stdout_text

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from support import nbdraw, sandbox, tls
-from support.process import children_of, command, descriptors, need, output, run, wait_for
+from support.process import children_of, command, descriptors, need, output, popen, run, wait_for
 
 NEGOTIATOR = "nbd-negotiator-tls"
 
@@ -123,6 +123,7 @@ def test_an_export_worker_has_no_tls_code(root, tls_server, pki):
             assert ("libgnutls" in maps.read()) == there, command(pid)
 
 
+@pytest.mark.qemu
 def test_a_shared_key_of_another_user_is_not_in_a_negotiator(readable_memory, root, tls_server, pki):
     need("qemu-io")
     server = tls_server.server
@@ -130,8 +131,8 @@ def test_a_shared_key_of_another_user_is_not_in_a_negotiator(readable_memory, ro
     tls_server.serve()
     secrets = {user: bytes.fromhex(key) for user, key in tls.PSK_USERS.items()}
     secrets |= {user + " in hex": key.encode() for user, key in tls.PSK_USERS.items()}
-    client = subprocess.Popen(["qemu-io", *tls.qemu_creds("psk", pki["psk"], username="alice"), "--image-opts",
-                               tls.image_opts(tls_server.port, "disk")], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    client = popen(["qemu-io", *tls.qemu_creds("psk", pki["psk"], username="alice"), "--image-opts",
+                    tls.image_opts(tls_server.port, "disk")], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         busy = wait_for(lambda: next((w for w in server.workers(role=NEGOTIATOR) if w["clients"] == 1), None), "the relay")
         wait_for(lambda: server.export_worker("exp-disk")["clients"] == 1, "the client to be served")

@@ -58,6 +58,7 @@ def test_certificate(bystander, pki, folder, reason, version):
     expect_log(server, reason)
 
 
+@pytest.mark.qemu
 def test_qemu_img_with_another_ca(bystander, pki):
     need("qemu-img")
     server = bystander("x509", "server", "client")
@@ -82,6 +83,7 @@ def test_client_that_does_not_trust_the_server(bystander, pki, version):
 
 # ---- Shared keys ----
 
+@pytest.mark.qemu
 @pytest.mark.parametrize("folder,user,reason", [
     ("psk-wrong", "alice", "perhaps the key is wrong"),
     ("psk-unknown", "mallory", "name of an unknown user"),
@@ -214,6 +216,7 @@ def test_abort_in_clear_is_answered(bystander):
         assert client.expect_closed() == b""
 
 
+@pytest.mark.qemu
 @pytest.mark.contract
 def test_plaintext_clients(bystander, pki):
     need("nbdinfo", "qemu-img")

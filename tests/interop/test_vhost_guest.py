@@ -12,6 +12,8 @@ from support import guest, images, process, sandbox, vhost
 from support.images import MIB
 from support.qmp import Qmp
 
+pytestmark = pytest.mark.qemu
+
 FILE_BYTES = 8 * MIB
 
 # Data that the test can compute, too: a counter, hashed.

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from . import qemu
+
 PR_SET_CHILD_SUBREAPER = 36
 
 _ours = {}  # pid -> Popen of everything that tests started themselves
@@ -23,12 +25,14 @@ def become_subreaper():
 
 def need(*tools):
     """Skip the test, visibly, unless all these programs are there."""
+    qemu.check_marked(tools)
     for tool in tools:
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
 
 
 def popen(argv, **kwargs):
+    qemu.check_marked(argv)
     process = subprocess.Popen([str(word) for word in argv], **kwargs)
     _ours[process.pid] = process
     return process

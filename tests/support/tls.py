@@ -19,30 +19,32 @@ PASSWORD = "open sesame"
 PSK_USERS = {user: hashlib.sha256(user.encode()).hexdigest() for user in ("alice", "bob")}
 
 CA = "cn = Test CA\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 30\n"
-LEAF = "organization = bulkhead tests\nsigning_key\n"
+LEAF = "organization = bulkhead tests\nsigning_key\nencryption_key\n"
 SERVER = LEAF + "cn = localhost\ndns_name = localhost\nip_address = 127.0.0.1\ntls_www_server\nexpiration_days = 30\n"
 CLIENT = LEAF + "cn = {cn}\ntls_www_client\nexpiration_days = 30\n"
 EXPIRED = 'activation_date = "2020-01-01 00:00:00"\nexpiration_date = "2020-02-01 00:00:00"\n'
 FUTURE = 'activation_date = "2090-01-01 00:00:00"\nexpiration_date = "2090-02-01 00:00:00"\n'
 
-SERVER_KEYS = {"rsa": ["--key-type=rsa", "--bits=2048"], "ecdsa": ["--key-type=ecdsa", "--curve=secp256r1"],
-               "ed25519": ["--key-type=ed25519"]}
+# QEMU 10.0 refuses a certificate of its own that does not allow key encipherment, and certtool gives that to RSA keys only.
+KEYS = {"rsa": ["--key-type=rsa", "--bits=2048"], "ecdsa": ["--key-type=ecdsa", "--curve=secp256r1"],
+        "ed25519": ["--key-type=ed25519"]}
 
 
 class Pki:
     """
     Folders as tls-creds objects want them: `server` (and one for each kind of key), `psk`, and one for each client:
-    `client`, `other-ca`, `expired`, `wrong-purpose`, `revoked`, `nobody` (no certificate).
+    `client` (and one for each kind of key), `other-ca`, `expired`, `wrong-purpose`, `revoked`, `nobody` (no certificate).
     """
 
     def __init__(self, top):
         self.top = pathlib.Path(top)
         self.ca = self._authority("ca")
         self.other_ca = self._authority("other")
-        for kind, key in SERVER_KEYS.items():
+        for kind, key in KEYS.items():
             self._folder(f"server-{kind}", "server", SERVER, key)
-        shutil.copytree(self.top / "server-rsa", self.top / "server")
-        self._folder("client", "client", CLIENT.format(cn="client"))
+            self._folder(f"client-{kind}", "client", CLIENT.format(cn="client"), key)
+        for role in ("server", "client"):
+            shutil.copytree(self.top / f"{role}-rsa", self.top / role)
         self._folder("other-ca", "client", CLIENT.format(cn="client"), ca=self.other_ca)
         self._folder("expired", "client", (LEAF + "cn = late\ntls_www_client\n") + EXPIRED)
         self._folder("wrong-purpose", "client", CLIENT.format(cn="server").replace("tls_www_client", "tls_www_server"))
@@ -79,7 +81,7 @@ class Pki:
                        ca / "key.pem", "--load-privkey", folder / f"{role}-key.pem", "--template", folder / "info",
                        "--outfile", folder / f"{role}-cert.pem")
 
-    def _folder(self, name, role, info, key=SERVER_KEYS["ecdsa"], ca=None):
+    def _folder(self, name, role, info, key=KEYS["ecdsa"], ca=None):
         folder = self.top / name
         folder.mkdir()
         shutil.copy(self.ca / "cert.pem", folder / "ca-cert.pem")

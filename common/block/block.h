@@ -37,6 +37,9 @@ void block_tree_close(struct block_tree *tree); /* NULL is fine; no request may 
 struct block_node *block_tree_root(const struct block_tree *tree);
 void block_node_info(const struct block_node *node, struct block_info *ret_info);
 
+/* The size as it is now: block_node_resize() and block_node_refresh() change it on other threads while requests run. */
+uint64_t block_node_size(const struct block_node *node);
+
 /*
  * Submit req (see request.h) from the thread of queue. The range must lie within size_bytes, else -EINVAL (-ENOSPC for
  * WRITE and WRITE_ZEROES); what changes a read-only node is -EPERM. Errors of the storage come as they are (-EIO,

@@ -56,12 +56,6 @@ extern const struct block_driver block_driver_raw;
 extern const struct block_driver block_driver_null_co;
 extern const struct block_driver block_driver_blkdebug;
 
-/* The size may change while requests are under way: by block_node_resize() and block_node_refresh(), on other threads. */
-static inline uint64_t block_node_size(const struct block_node *node)
-{
-    return __atomic_load_n(&node->info.size_bytes, __ATOMIC_RELAXED);
-}
-
 /* Hand req to node as it is now, without the checks of block_submit(): from a driver to its child. */
 static inline int block_node_submit(struct block_node *node, struct block_request *req)
 {

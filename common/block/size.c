@@ -7,6 +7,11 @@
 
 #include "common/block/driver.h"
 
+uint64_t block_node_size(const struct block_node *node)
+{
+    return __atomic_load_n(&node->info.size_bytes, __ATOMIC_RELAXED);
+}
+
 int block_node_usage(const struct block_node *node, struct block_usage *ret_usage)
 {
     if (node->driver->usage != NULL)

@@ -292,18 +292,27 @@ static bool share_image(const struct graph_node *a, const struct graph_node *b)
     return image != NULL && image == graph_node_image(b);
 }
 
+static void tell_resized(struct export *export)
+{
+    struct ipc_node_resized message = { 0 };
+
+    if (worker_send(export->worker, IPC_NODE_RESIZED, &message, sizeof(message), NULL, 0) == 0 &&
+        export->type->resized != NULL)
+        export->type->resized(export);
+}
+
 void export_set_node_resized(struct export_set *set, const struct graph_node *node, const struct export *by)
 {
     struct export *export;
-    struct ipc_node_resized message = { 0 };
 
     TAILQ_FOREACH(export, &set->exports, link) {
-        /* One that is still to start opens the image as it is then. */
-        if (export == by || export->state != EXPORT_RUNNING || !share_image(export->node, node))
+        if (export == by || export->state == EXPORT_DRAINING || !share_image(export->node, node))
             continue;
-        if (worker_send(export->worker, IPC_NODE_RESIZED, &message, sizeof(message), NULL, 0) == 0 &&
-            export->type->resized != NULL)
-            export->type->resized(export);
+        /* One that is being made may have looked at the image before, and takes the message when it runs. */
+        if (export->state == EXPORT_RUNNING)
+            tell_resized(export);
+        else
+            export->resized_early = true;
     }
 }
 
@@ -355,6 +364,8 @@ void export_started(struct export *export, const struct error *err)
     }
     export->state = EXPORT_RUNNING;
     log_debug("export '%s' is served by process %d", export->id, (int)worker_get_pid(export->worker));
+    if (export->resized_early)
+        tell_resized(export);
     answer(&export->add_reply, NULL);
 }
 

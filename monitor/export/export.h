@@ -96,6 +96,7 @@ struct export {
     uint64_t poll_max_ns;
     bool closed; /* type->close() has been called */
     bool hidden; /* it ends when the last client has left */
+    bool resized_early; /* the image was, while the worker was made: what it says of the size is old */
     enum export_state state;
     struct worker_handle *worker;   /* NULL while it is made, and when it is gone */
     struct qmp_reply *add_reply;    /* owed while creating */

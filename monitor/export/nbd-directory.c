@@ -31,7 +31,7 @@ static void fill_entry(struct nbd_directory_entry *entry, const struct nbd_expor
     preferred = MIN(MAX(MAX(preferred, min), PREFERRED_MIN_BYTES), PREFERRED_MAX_BYTES);
     *entry = (struct nbd_directory_entry){
         .serial = nbd->serial,
-        .size_bytes = nbd->resized_bytes != 0 ? nbd->resized_bytes : ready->size_bytes,
+        .size_bytes = nbd->size_bytes,
         /* One worker serves all connections of an export: a flush on one covers the writes of all. */
         .flags = (nbd->export->writable ? NBD_DIRECTORY_WRITABLE : 0) |
                  (ready->can_fast_zero ? NBD_DIRECTORY_FAST_ZERO : 0) | NBD_DIRECTORY_MULTI_CONN,

@@ -83,6 +83,7 @@ static int nbd_running(struct export *export, struct error *err)
     if (nbd->server->state != NBD_SERVER_RUNNING)
         return error_set(err, -ENOTCONN, "the NBD server has been stopped");
     nbd->clients_max = find_clients_max(export);
+    nbd->size_bytes = worker_get_ready(export->worker)->size_bytes;
     TAILQ_INSERT_TAIL(&nbd->server->exports, nbd, link);
     nbd->server->export_count++;
     nbd->listed = true;
@@ -115,12 +116,12 @@ static int nbd_status(struct export *export, const struct ipc_status *status)
     return 0;
 }
 
-/* New clients are told the new size; those that are connected cannot be (the protocol has no way to). */
+/* New clients are told the new size; the protocol has no way to tell those that are connected. */
 static void nbd_resized(struct export *export)
 {
     struct nbd_export *nbd = export->priv;
 
-    if (graph_node_size(export->node, &nbd->resized_bytes, NULL) == 0 && nbd->listed)
+    if (graph_node_size(export->node, &nbd->size_bytes, NULL) == 0 && nbd->listed)
         nbd_server_directory_changed(nbd->server);
 }
 

@@ -73,7 +73,7 @@ struct nbd_export {
     char *description; /* NULL: none */
     bool listed;
     uint32_t contexts; /* IPC_NBD_CONTEXT_* on offer */
-    uint64_t resized_bytes; /* since READY; 0: not */
+    uint64_t size_bytes; /* as it is now */
     struct nbd_client_group clients;
     unsigned clients_max; /* descriptors that its worker has room for */
 };

@@ -61,7 +61,7 @@ static bool take_request(struct nbd_client *client, struct cursor *in)
         nbd_client_close(client, false, "the client sent a request with a payload of more than 32 MiB");
         return false;
     }
-    error = nbd_request_check(&request, &client->limits, &text);
+    error = nbd_request_check(&request, &client->limits, block_node_size(client->thread->export->root), &text);
     /* "Terminating the transmission phase": what comes after a shutdown SHOULD be answered so. */
     if (error == 0 && !request.command->unchecked &&
         atomic_load_explicit(&client->thread->export->shut_down, memory_order_relaxed)) {
@@ -370,9 +370,8 @@ struct nbd_client *nbd_client_new(struct nbd_thread *thread, const struct ipc_nb
     client->client_id = negotiated->client_id;
     client->receive_bytes = NBD_RECEIVE_BYTES;
     client->limits = (struct nbd_limits){
-        .size_bytes = thread->export->info.size_bytes,
         .read_only = thread->export->read_only,
-        .fast_zero = thread->export->info.fast_zero,
+        .fast_zero = thread->export->fast_zero,
         .form = form_of(negotiated->flags),
         .contexts = negotiated->contexts,
     };

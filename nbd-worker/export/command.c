@@ -403,7 +403,8 @@ static void block_status_received(struct nbd_slot *slot)
 {
     struct nbd_client *client = slot->client;
     const char *text = NULL;
-    uint32_t error = nbd_request_take_payload(&slot->request, slot->buffer->data, &client->limits, &text);
+    uint32_t error = nbd_request_take_payload(&slot->request, slot->buffer->data, &client->limits,
+                                              block_node_size(client->thread->export->root), &text);
 
     if (error == 0) {
         nbd_slot_submit(slot, 0);

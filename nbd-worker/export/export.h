@@ -154,8 +154,8 @@ struct nbd_thread {
 };
 
 struct nbd_export {
-    struct block_node *root;
-    struct block_info info;
+    struct block_node *root; /* asked for its size at each request: it may be resized */
+    bool fast_zero;
     bool read_only;
     bool writethrough;
     struct worker_page *page;

@@ -64,7 +64,7 @@ static int export_start(struct worker *worker, struct error *err)
     if (!export->read_only && worker->info.read_only)
         return error_set(err, -EROFS, "the export is writable, but its node is read-only");
     export->root = worker->root;
-    export->info = worker->info;
+    export->fast_zero = worker->info.fast_zero;
     for (unsigned i = 0; i < export->thread_count; i++)
         nbd_export_set_thread(export, i, worker->io_threads[i].loop, worker->io_threads[i].queue);
     return 0;

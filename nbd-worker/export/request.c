@@ -45,7 +45,8 @@ bool nbd_request_parse(const uint8_t *header, const struct nbd_limits *limits, s
         ret_request->command = &nbd_commands[ret_request->type];
     /*
      * Where the next header begins must not depend on what else is wrong with this one. A write has its data, with the
-     * flag or without: QEMU does not set it. Extended requests of any other type say themselves whether they have a payload.
+     * flag or without: QEMU does not set it. Extended requests of any other type say themselves whether they have a
+     * payload.
      */
     has_payload = (ret_request->command != NULL && ret_request->command->has_payload) ||
                   (extended && (ret_request->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0);
@@ -75,14 +76,14 @@ static uint16_t allowed_flags(const struct nbd_command *command, const struct nb
     return flags;
 }
 
-static uint32_t check_range(const struct nbd_request *request, const struct nbd_limits *limits, const char **ret_text)
+static uint32_t check_range(const struct nbd_request *request, uint64_t size_bytes, const char **ret_text)
 {
     const struct nbd_command *command = request->command;
 
     /* "Size constraints": the client MUST NOT ask for more; EINVAL is what QEMU says, too. */
     if (command->carries_payload && request->len_bytes > NBD_MAX_PAYLOAD)
         return refuse(NBD_EINVAL, "the request is larger than the maximum payload of 32 MiB", ret_text);
-    if (!range_within(request->offset, request->len_bytes, limits->size_bytes))
+    if (!range_within(request->offset, request->len_bytes, size_bytes))
         return refuse(command->beyond_end, "the request goes beyond the end of the export", ret_text);
     if (request->type == NBD_CMD_BLOCK_STATUS && request->len_bytes == 0)
         return refuse(NBD_EINVAL, "a block status request needs a length", ret_text);
@@ -102,7 +103,8 @@ static uint32_t check_status_payload(const struct nbd_request *request, const st
     return 0;
 }
 
-uint32_t nbd_request_check(const struct nbd_request *request, const struct nbd_limits *limits, const char **ret_text)
+uint32_t nbd_request_check(const struct nbd_request *request, const struct nbd_limits *limits, uint64_t size_bytes,
+                           const char **ret_text)
 {
     const struct nbd_command *command = request->command;
 
@@ -123,11 +125,11 @@ uint32_t nbd_request_check(const struct nbd_request *request, const struct nbd_l
         return refuse(NBD_EINVAL, "no meta context was negotiated for this export", ret_text);
     if (command->may_have_payload && (request->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0)
         return check_status_payload(request, limits, ret_text);
-    return check_range(request, limits, ret_text);
+    return check_range(request, size_bytes, ret_text);
 }
 
 uint32_t nbd_request_take_payload(struct nbd_request *request, const uint8_t *payload, const struct nbd_limits *limits,
-                                  const char **ret_text)
+                                  uint64_t size_bytes, const char **ret_text)
 {
     struct cursor c = cursor_init(payload, (size_t)request->payload_bytes);
 
@@ -142,5 +144,5 @@ uint32_t nbd_request_take_payload(struct nbd_request *request, const uint8_t *pa
             return refuse(NBD_EINVAL, "the payload has a context id twice", ret_text);
         request->contexts |= bit;
     }
-    return check_range(request, limits, ret_text);
+    return check_range(request, size_bytes, ret_text);
 }

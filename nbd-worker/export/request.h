@@ -58,9 +58,8 @@ struct nbd_command {
 /* Indexed by NBD_CMD_*; a row without handle is no command. */
 extern const struct nbd_command nbd_commands[NBD_CMD_MAX];
 
-/* What a request is held against. */
+/* What a request is held against, apart from the size of the export, which may change. */
 struct nbd_limits {
-    uint64_t size_bytes;
     bool read_only;
     bool fast_zero;
     enum nbd_form form;
@@ -77,14 +76,18 @@ static inline size_t nbd_header_bytes(enum nbd_form form)
 /* Take a header of nbd_header_bytes() apart. False: wrong magic, the stream cannot be trusted. */
 bool nbd_request_parse(const uint8_t *header, const struct nbd_limits *limits, struct nbd_request *ret_request);
 
-/* 0 or NBD_E*; *ret_text then says why, for people. The payload of a BLOCK_STATUS comes later. */
-uint32_t nbd_request_check(const struct nbd_request *request, const struct nbd_limits *limits, const char **ret_text);
+/*
+ * For an export that has size_bytes now: 0 or NBD_E*; *ret_text then says why, for people. The payload of a BLOCK_STATUS
+ * comes later.
+ */
+uint32_t nbd_request_check(const struct nbd_request *request, const struct nbd_limits *limits, uint64_t size_bytes,
+                           const char **ret_text);
 
 /*
  * Take payload_bytes of a BLOCK_STATUS apart, which passed nbd_request_check(), and hold what they say against the
  * limits: sets len_bytes and contexts. 0 or NBD_E*, as above.
  */
 uint32_t nbd_request_take_payload(struct nbd_request *request, const uint8_t *payload, const struct nbd_limits *limits,
-                                  const char **ret_text);
+                                  uint64_t size_bytes, const char **ret_text);
 
 #endif

@@ -98,7 +98,7 @@ static void make_directory(struct direct *direct)
     struct nbd_directory directory = { .magic = NBD_DIRECTORY_MAGIC, .count = 1, .len_bytes = len_bytes };
     struct nbd_directory_entry entry = {
         .serial = 1,
-        .size_bytes = direct->export.info.size_bytes,
+        .size_bytes = block_node_size(direct->export.root),
         .flags = NBD_DIRECTORY_WRITABLE | NBD_DIRECTORY_MULTI_CONN,
         .min_block_bytes = 1,
         .preferred_block_bytes = 4096,
@@ -131,7 +131,6 @@ static void open_image(struct direct *direct, enum io_engine_kind kind)
     }
     fprintf(stderr, "engine %s\n", io_engine_name(direct->engine));
     direct->export.root = block_tree_root(tree);
-    block_node_info(direct->export.root, &direct->export.info);
 }
 
 static void *run_loop(void *loop)

@@ -108,7 +108,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fake.error = (how & FAIL) != 0 ? -(int)data[1] : 0;
     fake.map_fd = (how & MAPPED) != 0 ? image_fd : -1;
     fake.map_writes = true;
-    export.info = (struct block_info){ .size_bytes = SIZE, .fast_zero = true };
+    export.fast_zero = true;
     export.read_only = (how & READ_ONLY) != 0;
     export.writethrough = (how & WRITETHROUGH) != 0;
     export.control_loop = loop;

@@ -13,6 +13,7 @@ import pytest
 from support import fuse, guest, images, locks, process, sandbox
 from support.fuse import as_account, mount_point, mounts_on, output, python
 from support.images import KIB, MIB, pattern
+from support.nbdraw import NbdRaw
 from support.process import wait_for
 from support.qmp import QmpError
 
@@ -603,6 +604,10 @@ def test_growth_is_seen_by_nbd(server, disk, point):
     as_account("truncate", f"--size={SIZE + MIB}", point)
     wait_for(lambda: int(process.output("nbdinfo", "--size", server.uri("disk"))) == SIZE + MIB,
              "NBD to see the new size")
+    with NbdRaw.opened(server.nbd_path, "disk") as client:
+        assert client.write(SIZE + MIB - 512, b"x" * 512) == 0
+        assert client.read(SIZE + MIB - 1024, 1024) == bytes(512) + b"x" * 512
+        client.disconnect()
 
 
 def test_block_resize_is_seen_at_once(server, disk, point):

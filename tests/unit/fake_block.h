@@ -94,6 +94,11 @@ int block_submit(struct block_node *node, struct io_queue *queue, struct block_r
     return BLOCK_PENDING;
 }
 
+uint64_t block_node_size(const struct block_node *node)
+{
+    return fake.size_bytes;
+}
+
 bool block_node_map(struct block_node *node, uint64_t offset, uint64_t len_bytes, int *ret_fd, uint64_t *ret_offset)
 {
     if (fake.map_fd < 0)

@@ -77,7 +77,7 @@ static inline int setup(void **state)
     assert_ptr_not_equal(fake.data, MAP_FAILED);
     fx->loop = io_loop_new(NULL);
     fx->export = (struct nbd_export){
-        .info = { .size_bytes = SIZE, .min_block_bytes = 1, .preferred_block_bytes = 4096, .fast_zero = true },
+        .fast_zero = true,
         .page = &fx->page,
         .control_loop = fx->loop,
         .client_gone = on_gone,

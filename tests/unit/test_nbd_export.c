@@ -947,7 +947,7 @@ static void test_errors_fast_zero_not_offered(void **state)
 {
     struct peer *peer;
 
-    fx->export.info.fast_zero = false;
+    fx->export.fast_zero = false;
     peer = simple_peer();
     request(peer, NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_FAST_ZERO, 1, 0, 4096);
     assert_simple(peer, 1, NBD_EINVAL);
@@ -1496,7 +1496,7 @@ static void test_extended_effect_of_64_bits(void **state)
     static const uint16_t types[] = { NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_CACHE };
     struct peer *peer;
 
-    fx->export.info.size_bytes = 1ull << 40;
+    fake.size_bytes = 1ull << 40;
     peer = extended_peer();
     fake.pend = true;
     for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
@@ -1523,7 +1523,7 @@ static void test_extended_block_status(void **state)
     struct cursor payload;
     struct peer *peer;
 
-    fx->export.info.size_bytes = 1ull << 40;
+    fake.size_bytes = 1ull << 40;
     peer = peer_join(0, IPC_NBD_EXTENDED_HEADERS, IPC_NBD_CONTEXT_BASE_ALLOCATION);
     fake.extents = extents;
     fake.extent_count = 2;

@@ -22,10 +22,6 @@
 #define LARGE_BYTES     262144u /* of a request */
 #define LARGE_ROUNDS    32
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1 */
-#endif
-
 static _Thread_local struct fx_thread *current_thread;
 
 struct fx_thread *fx_thread_current(void)

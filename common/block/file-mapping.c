@@ -34,10 +34,6 @@
 #define CHUNK_LOOKING (UINT8_MAX - 1)
 _Static_assert(2 * CHUNK_PAGES < CHUNK_LOOKING, "a count is none of these");
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14; without it pages are entered as they are touched */
-#endif
-
 /* ---- Opening ---- */
 
 static size_t page_bytes(void)
@@ -142,7 +138,7 @@ static bool look(struct file_mapping *mapping, uint64_t index)
 
     if (!atomic_compare_exchange_strong(chunk, &looking, present ? CHUNK_PRESENT : 0) || !present)
         return false;
-    /* Shared and writable pages that are entered by a look are entered writable. */
+    /* Shared and writable pages that are entered by a look are entered writable; without it, as they are touched. */
     madvise(mapping->data + index * CHUNK_BYTES, CHUNK_BYTES, MADV_POPULATE_READ);
     return true;
 }

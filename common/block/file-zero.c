@@ -13,7 +13,7 @@
 
 #define PUNCH    (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 #define ZERO     FALLOC_FL_ZERO_RANGE
-#define ALLOCATE 0
+#define ALLOCATE FALLOC_FL_KEEP_SIZE
 
 /* The step of a request whose fallocate() is through and that waits for the flush of FUA. */
 #define STEP_FUA UINT16_MAX

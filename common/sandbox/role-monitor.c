@@ -9,12 +9,15 @@
  * whose death ends all exports, and a new C library may try a new call first. Known attack surface kills.
  */
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/futex.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
@@ -47,12 +50,15 @@ static const struct sandbox_call loop_calls[] = {
 SET(loop, SANDBOX_ALLOW, "the event loop and plain descriptors");
 
 static const struct sandbox_call memory_calls[] = {
-    CALL(mmap), CALL(mprotect), CALL(munmap), CALL(mremap), CALL(madvise), CALL(brk), CALL(memfd_create),
+    CALL(mmap), CALL(mprotect), CALL(munmap), CALL_EQ(mremap, 3, MREMAP_MAYMOVE), CALL(brk), CALL(memfd_create),
+    CALL_EQ(madvise, 2, MADV_DONTNEED), CALL_EQ(madvise, 2, MADV_FREE), CALL_EQ(madvise, 2, MADV_DONTDUMP),
+    CALL_EQ(madvise, 2, MADV_HUGEPAGE), CALL_EQ(madvise, 2, MADV_NOHUGEPAGE), CALL_EQ(madvise, 2, MADV_POPULATE_READ),
+    CALL_EQ(madvise, 2, MADV_COLLAPSE),
 };
 SET(memory, SANDBOX_ALLOW, "malloc, shared pages; executable too, since a child's dynamic linker needs it");
 
 static const struct sandbox_call process_calls[] = {
-    CALL(futex),           CALL(set_robust_list), CALL(rseq),           CALL(sched_yield),       CALL(sched_getaffinity),
+    SANDBOX_FUTEX_CALLS,   CALL(set_robust_list), CALL(rseq),           CALL(sched_yield),       CALL(sched_getaffinity),
     CALL(rt_sigaction),    CALL(rt_sigprocmask),  CALL(rt_sigreturn),   CALL(rt_sigtimedwait),   CALL(sigaltstack),
     CALL(exit),            CALL(exit_group),      CALL(gettid),         CALL(getpid),            CALL(getppid),
     CALL(getpgrp),         CALL(getuid),          CALL(geteuid),        CALL(getgid),            CALL(getegid),
@@ -68,11 +74,13 @@ static const struct sandbox_call file_calls[] = {
     CALL(statx),     CALL(statfs),    CALL(fstatfs),    CALL(access),     CALL(faccessat),  CALL(faccessat2),
     CALL(readlink),  CALL(readlinkat), CALL(getdents64), CALL(getcwd),    CALL(chdir),      CALL(fchdir),
     CALL(lseek),     CALL(pread64),   CALL(preadv),     CALL(preadv2),    CALL(pwrite64),   CALL(pwritev),
-    CALL(pwritev2),  CALL(ftruncate), CALL(fallocate),  CALL(fsync),      CALL(fdatasync),  CALL(fadvise64),
+    CALL(pwritev2),  CALL(ftruncate), CALL(fsync),       CALL(fdatasync),  CALL(fadvise64),
     CALL(flock),     CALL(unlink),    CALL(unlinkat),   CALL(rename),     CALL(renameat),   CALL(renameat2),
     CALL(link),      CALL(linkat),    CALL(mkdir),      CALL(mkdirat),    CALL(rmdir),      CALL(fchmod),
     CALL(chmod),     CALL(fchmodat),  CALL(sync_file_range), CALL(sendfile), CALL(splice),
     CALL(mincore),
+    CALL_EQ(fallocate, 1, 0), CALL_EQ(fallocate, 1, FALLOC_FL_KEEP_SIZE), CALL_EQ(fallocate, 1, FALLOC_FL_ZERO_RANGE),
+    CALL_EQ(fallocate, 1, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE),
 };
 SET(file, SANDBOX_ALLOW, "open, lock and size images; pid file, sockets in the file system; the dynamic linker");
 

@@ -10,7 +10,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/futex.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <seccomp.h>
@@ -40,21 +42,23 @@
     }
 
 static const struct sandbox_call loop_calls[] = {
-    CALL(epoll_pwait2), CALL(epoll_wait), CALL(epoll_pwait), CALL(futex), CALL(read), CALL(write), CALL(epoll_ctl),
-    CALL(close),        CALL(sched_yield),
+    CALL(epoll_pwait2), CALL(epoll_wait), CALL(epoll_pwait), SANDBOX_FUTEX_CALLS, CALL(read), CALL(write),
+    CALL(epoll_ctl),    CALL(close),      CALL(sched_yield),
 };
 SET(loop, SANDBOX_ALLOW,
-    "wait for descriptors and other threads; eventfds and the status pipe are read and written; clients are closed");
+    "wait for descriptors and other threads (futexes that inherit no priority and move nobody to another queue); eventfds "
+    "and the status pipe are read and written; clients are closed");
 
 static const struct sandbox_call memory_calls[] = {
     CALL_WITHOUT_BITS(mmap, 2, PROT_EXEC),
     CALL_WITHOUT_BITS(mprotect, 2, PROT_EXEC),
     CALL(munmap),
-    CALL(madvise),
+    CALL_EQ(madvise, 2, MADV_DONTNEED),
     CALL(brk),
-    CALL(mremap),
+    CALL_EQ(mremap, 3, MREMAP_MAYMOVE),
 };
-SET(memory, SANDBOX_ALLOW, "malloc; never executable, so that no new code can be brought in");
+SET(memory, SANDBOX_ALLOW,
+    "malloc; never executable, so that no new code can be brought in, and never in the place of another mapping");
 
 static const struct sandbox_call process_calls[] = {
     CALL(rt_sigreturn),    CALL(rt_sigprocmask), CALL(restart_syscall), CALL(exit),
@@ -115,9 +119,13 @@ static const struct sandbox_call image_calls[] = {
     CALL(pread64),
     CALL(pwrite64),
     CALL(fdatasync),
-    CALL(fallocate),
+    CALL_EQ(fallocate, 1, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE),
+    CALL_EQ(fallocate, 1, FALLOC_FL_ZERO_RANGE),
+    CALL_EQ(fallocate, 1, FALLOC_FL_KEEP_SIZE),
     CALL(lseek),
-    CALL(fadvise64),
+    CALL_EQ(fadvise64, 3, POSIX_FADV_WILLNEED),
+    CALL_EQ(madvise, 2, MADV_DONTDUMP),
+    CALL_EQ(madvise, 2, MADV_POPULATE_READ),
     CALL(mincore),
     CALL(fstat),
     CALL_EQ(newfstatat, 3, AT_EMPTY_PATH),
@@ -132,12 +140,14 @@ static const struct sandbox_call image_calls[] = {
     CALL_EQ(ioctl, 1, BLKIOOPT),
 };
 SET(image, SANDBOX_ALLOW,
-    "I/O on image descriptors, by ring or by the pool's threads; ioctls of a host device: its sizes, discard, zeros");
+    "I/O on image descriptors, by ring or by the pool's threads; holes, zeros and space without a change of size; images "
+    "in memory are mapped; ioctls of a host device: its sizes, discard, zeros");
 
 #ifdef WITH_SANITIZERS
 static const struct sandbox_call sanitizer_calls[] = {
     CALL(rt_sigaction), CALL(sigaltstack), CALL(sched_getaffinity), CALL(getrlimit), CALL(prlimit64), CALL(uname),
     CALL(sysinfo),      CALL(getrusage),
+    CALL_EQ(madvise, 2, MADV_HUGEPAGE), CALL_EQ(madvise, 2, MADV_NOHUGEPAGE), CALL_EQ(madvise, 2, MADV_FREE),
 };
 SET(sanitizer, SANDBOX_ALLOW, "the run-time of sanitizers: signal stacks and sizes; only in builds for tests");
 
@@ -217,6 +227,7 @@ static const struct sandbox_call vhost_calls[] = {
     CALL_EQ(accept4, 3, SOCK_CLOEXEC | SOCK_NONBLOCK),
     CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL),
     CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING),
+    CALL_EQ(fallocate, 1, 0),
     CALL_EQ(fcntl, 1, F_ADD_SEALS),
     CALL_EQ(fcntl, 1, F_GETFL),
 };
@@ -230,6 +241,7 @@ static const struct sandbox_call fuse_calls[] = {
     CALL(splice),
     CALL_EQ(fcntl, 1, F_GETFL),
     CALL_EQ(fcntl, 1, F_SETPIPE_SZ),
+    CALL_EQ(madvise, 2, MADV_COLLAPSE),
 };
 SET(fuse, SANDBOX_ALLOW,
     "requests of /dev/fuse are read, answers written, large ones by way of a pipe; what clients see can be resized");

@@ -72,6 +72,12 @@ ATTACKS = {
         ("clock_settime", 0, 0), ("sethostname", "str:x", 1), ("ioctl", 0, 0x5412, "str:x"), ("ioctl", 0, 0x5401, 0),
         ("timer_create", 0, 0, 0), ("vmsplice", 4, 0, 0, 0), ("0x40000027",), ("99999",),
     ],
+    "misuse a call that it has": [
+        ("futex", 0x10000, 6, 0, 0, 0, 0), ("futex", 0x10000, 12, 1, 1, 0x20000, 0), ("futex", 0x10000, 5, 1, 1, 0, 0),
+        ("futex", 0x10000, 4, 1, 1, 0x20000, 0), ("madvise", 0x10000, 4096, 9), ("madvise", 0x10000, 4096, 100),
+        ("mremap", 0x10000, 4096, 4096, 3, 0x20000), ("mremap", 0x10000, 4096, 4096, 5, 0),
+        ("fallocate", 0, 8, 0, 4096), ("fallocate", 0, 0x20, 0, 4096), ("fallocate", 0, 0x40, 0, 4096),
+    ],
     "ask what it need not know": [
         ("sysinfo", 0), ("uname", 0), ("getuid",), ("getppid",), ("getcwd", 0, 0), ("readlink", "str:/", 0, 0),
         ("stat", "str:/", 0), ("access", "str:/", 0), ("sched_getaffinity", 0, 0, 0),

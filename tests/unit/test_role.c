@@ -50,6 +50,7 @@ static void lint_call(const struct sandbox_role *role, const struct sandbox_call
             all++;
             unconditional += other->op == 0;
             same_condition += other->op == call->op && other->arg == call->arg && other->value_a == call->value_a &&
+                              other->value_b == call->value_b &&
                               other->also_arg == call->also_arg && other->also_value == call->also_value;
         }
     }

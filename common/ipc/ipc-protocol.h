@@ -153,6 +153,8 @@ struct ipc_boot {
     uint32_t image_fd_count; /* 0 for roles without images */
     uint32_t log_level;      /* enum log_level */
     uint64_t poll_max_ns;
+    uint32_t uid;            /* of the account, as the monitor has it */
+    uint32_t gid;
     uint64_t spawner_ns[IPC_NAMESPACES]; /* inode numbers of the monitor's namespaces; 0: it could not tell */
     char export_id[IPC_EXPORT_ID_MAX]; /* for messages; "" for roles without export */
     struct ipc_node nodes[IPC_NODES_MAX];

@@ -20,6 +20,37 @@
 
 #include "common/sandbox/landlock.h"
 
+/* ---- Ids ---- */
+
+static int write_file(const char *path, const char *text)
+{
+    _cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return -errno;
+    return write(fd, text, strlen(text)) == (ssize_t)strlen(text) ? 0 : -errno;
+}
+
+static int write_map(const char *path, uint32_t id)
+{
+    char line[32];
+
+    snprintf(line, sizeof(line), "0 %u 1\n", id);
+    return write_file(path, line);
+}
+
+/* A process may map its own ids without privilege once it has given up setgroups(2). */
+int sandbox_map_ids(const struct sandbox_ids *ids)
+{
+    int r = write_file("/proc/self/setgroups", "deny");
+
+    if (r == 0)
+        r = write_map("/proc/self/uid_map", ids->uid);
+    if (r == 0)
+        r = write_map("/proc/self/gid_map", ids->gid);
+    return r;
+}
+
 /* ---- Empty root ---- */
 
 /*
@@ -108,6 +139,22 @@ static int capabilities_get(struct capabilities *ret)
 static bool has_capability(const struct capabilities *caps, unsigned cap)
 {
     return (caps->words[CAP_TO_INDEX(cap)].effective & CAP_TO_MASK(cap)) != 0;
+}
+
+bool sandbox_keep_capabilities(void)
+{
+    struct capabilities caps;
+
+    if (capabilities_get(&caps) < 0)
+        return false;
+    for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+        caps.words[i].inheritable = caps.words[i].permitted;
+    if (capabilities_set(&caps) < 0)
+        return false;
+    for (unsigned cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+        if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
+            return false;
+    return true;
 }
 
 int layer_enforce_no_capabilities(struct sandbox *sandbox, struct error *err)

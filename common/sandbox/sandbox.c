@@ -91,11 +91,19 @@ static int put_in_force(struct sandbox *sandbox, const struct layer *layer, stru
     return 0;
 }
 
+static int map_ids(const struct sandbox *sandbox, struct error *err)
+{
+    int r = (sandbox->observed & IPC_LAYER_USER_NS) != 0 ? sandbox_map_ids(&sandbox->ids) : 0;
+
+    return r < 0 ? error_set(err, r, "cannot map the account into the new user namespace: %s", strerror(-r)) : 0;
+}
+
 int sandbox_enter(struct sandbox *sandbox, const uint64_t spawner_ns[IPC_NAMESPACES], struct error *err)
 {
-    int r = 0;
+    int r;
 
     sandbox->observed = observe_namespaces(spawner_ns);
+    r = map_ids(sandbox, err);
     for (unsigned i = 0; i < ARRAY_SIZE(layers) && r == 0; i++)
         r = put_in_force(sandbox, &layers[i], err);
     return r;

@@ -16,10 +16,17 @@
 #include "common/base/error.h"
 #include "common/sandbox/role.h"
 
+/* Of the account, as the spawner's user namespace has them. */
+struct sandbox_ids {
+    uint32_t uid;
+    uint32_t gid;
+};
+
 struct sandbox {
     const struct sandbox_role *role;
     uint32_t asked;    /* layers that the spawner asks for; a role's required ones are always asked */
     uint32_t observed; /* in force, as measured by this process */
+    struct sandbox_ids ids;
     unsigned landlock_abi;
     bool log_only; /* developer aids: seccomp logs instead of forbidding */
 };
@@ -40,7 +47,21 @@ extern const struct sandbox_namespace sandbox_namespaces[IPC_NAMESPACES];
 void sandbox_read_namespaces(uint64_t ret_inodes[IPC_NAMESPACES]);
 
 /*
- * Stage one. sandbox->role and ->asked are set by the caller; spawner_ns are the spawner's namespaces. 0 or -errno: the
+ * In a process that clone3 has just made in a user namespace of its own, before exec: keep the capabilities over that
+ * namespace, which exec would take from a process whose ids have no mapping yet. System calls only. false: see errno.
+ */
+bool sandbox_keep_capabilities(void);
+
+/*
+ * user_namespaces(7): the account becomes id 0 of the user namespace that this process was started in, and nobody else has
+ * an id there. After exec, never before: the files below /proc/self are root's unless the process is dumpable, and one
+ * with a copy of the spawner's memory must not be. 0 or -errno.
+ */
+#define SANDBOX_TRY_IDS "--try-ids" /* first argument of a worker that is to do this and exit: UID GID follow */
+int sandbox_map_ids(const struct sandbox_ids *ids);
+
+/*
+ * Stage one. sandbox->role, ->asked and ->ids are set by the caller; spawner_ns are the spawner's namespaces. 0 or -errno: the
  * process must end.
  */
 int sandbox_enter(struct sandbox *sandbox, const uint64_t spawner_ns[IPC_NAMESPACES], struct error *err);

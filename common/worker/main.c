@@ -52,6 +52,14 @@ const char *__asan_default_options(void)
 
 /* ---- begin ---- */
 
+/* Whether a worker of this host can have a user namespace of its own is tried by one that does nothing else. */
+static void try_ids(const char *uid, const char *gid)
+{
+    const struct sandbox_ids ids = { (uint32_t)strtoul(uid, NULL, 10), (uint32_t)strtoul(gid, NULL, 10) };
+
+    _exit(sandbox_map_ids(&ids) == 0 ? 0 : 1);
+}
+
 static void refuse_to_be_run_by_hand(const char *name)
 {
     int type = 0;
@@ -113,6 +121,7 @@ static int enter(struct worker *worker, struct error *err)
     struct sandbox *sandbox = &worker->private->sandbox;
 
     sandbox->asked = worker->boot.layers | sandbox->role->required;
+    sandbox->ids = (struct sandbox_ids){ worker->boot.uid, worker->boot.gid };
     sandbox_apply_developer_aids(sandbox);
     return sandbox_enter(sandbox, worker->boot.spawner_ns, err);
 }
@@ -320,6 +329,8 @@ int worker_main(int argc, char **argv, const struct worker_class *class)
     static struct worker worker;
     struct error err = { 0 };
 
+    if (argc == 4 && strcmp(argv[1], SANDBOX_TRY_IDS) == 0)
+        try_ids(argv[2], argv[3]);
     refuse_to_be_run_by_hand(argc > 0 ? argv[0] : "bulkhead worker");
     worker.class = class;
     worker.private = &private;

@@ -72,10 +72,20 @@ static void warn_of_missing_layers(const struct worker_set *set)
         log_warning("this host does not offer sandbox layers that workers would use: %s", list);
 }
 
+/* Any will do. */
+static const struct spawn_binary *first_binary(const struct worker_set *set)
+{
+    unsigned i = 0;
+
+    while (i < WORKER_ROLES_MAX - 1 && set->binaries[i].fd < 0)
+        i++;
+    return &set->binaries[i];
+}
+
 int worker_set_probe(struct worker_set *set, struct error *err)
 {
     uint32_t namespaces = 0;
-    int r = spawn_probe_namespaces(&namespaces, err);
+    int r = spawn_probe_namespaces(first_binary(set), &namespaces, err);
 
     if (r < 0)
         return r;
@@ -236,6 +246,8 @@ static int send_boot(struct worker_handle *worker, const struct ipc_boot *given,
     channel_fill_header(&boot.header, IPC_BOOT, sizeof(boot), fd_count);
     boot.layers = worker->role->layers & worker->set->host_layers;
     boot.log_level = log_get_level();
+    boot.uid = geteuid();
+    boot.gid = getegid();
     memcpy(boot.spawner_ns, worker->set->spawner_ns, sizeof(boot.spawner_ns));
     r = ipc_message_check(&boot, sizeof(boot), fd_count, worker->state, worker->role->ipc_role, NULL, err);
     if (r < 0)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * clone3 into new namespaces, descriptors into their places, exec. The child runs with the monitor's memory until exec,
- * so it calls nothing but system calls; it holds the monitor's descriptors until close_range() marks them. exec gives
- * every worker its own address space layout.
+ * so it calls nothing but system calls, and stays non-dumpable: no other process of the account can read that memory. It
+ * holds the monitor's descriptors until close_range() marks them. exec gives every worker its own address space layout.
  */
 #include "monitor/worker/spawn.h"
 
@@ -57,41 +57,6 @@ static pid_t clone_process(uint32_t namespaces, int *ret_pidfd)
 
 /* ---- In the child, before exec: system calls only ---- */
 
-static bool write_file(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    bool ok;
-
-    if (fd < 0)
-        return false;
-    ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-    close(fd);
-    return ok;
-}
-
-/* Id maps as text, made before clone3. */
-struct id_maps {
-    char uid[64];
-    char gid[64];
-};
-
-static void id_maps_fill(struct id_maps *maps)
-{
-    snprintf(maps->uid, sizeof(maps->uid), "0 %u 1\n", (unsigned)geteuid());
-    snprintf(maps->gid, sizeof(maps->gid), "0 %u 1\n", (unsigned)getegid());
-}
-
-/*
- * user_namespaces(7): a process may map its own ids without privilege, once it has given up setgroups(2). The files of
- * a non-dumpable process belong to root, and the monitor is non-dumpable; exec makes this process dumpable anyway, and
- * the harness then ends that.
- */
-static bool map_ids(const struct id_maps *maps)
-{
-    return prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0 && write_file("/proc/self/setgroups", "deny") &&
-           write_file("/proc/self/uid_map", maps->uid) && write_file("/proc/self/gid_map", maps->gid);
-}
-
 static void child_failed(int status_fd, const char *what) __attribute__((noreturn));
 static void child_failed(int status_fd, const char *what)
 {
@@ -139,16 +104,15 @@ struct child_exec {
     char *const *envp;
 };
 
-static void run_child(const struct spawn_request *request, const struct id_maps *maps, const struct child_exec *exec)
-    __attribute__((noreturn));
-static void run_child(const struct spawn_request *request, const struct id_maps *maps, const struct child_exec *exec)
+static void run_child(const struct spawn_request *request, const struct child_exec *exec) __attribute__((noreturn));
+static void run_child(const struct spawn_request *request, const struct child_exec *exec)
 {
     int status_fd = request->status_fd;
     sigset_t none;
     int binary_fd;
 
-    if ((request->namespaces & IPC_LAYER_USER_NS) != 0 && !map_ids(maps))
-        child_failed(status_fd, "cannot map the account into the new user namespace");
+    if ((request->namespaces & IPC_LAYER_USER_NS) != 0 && !sandbox_keep_capabilities())
+        child_failed(status_fd, "cannot keep the capabilities over the new user namespace");
     binary_fd = place_fds(request, &status_fd, exec->aid_path != NULL);
     if (binary_fd < 0)
         child_failed(status_fd, "cannot put descriptors into their places");
@@ -209,7 +173,6 @@ int spawn_process(const struct spawn_request *request, pid_t *ret_pid, int *ret_
     char *list[ENVIRONMENT_MAX];
     char *argv[] = { (char *)(uintptr_t)request->role->program, (char *)(uintptr_t)request->title, NULL };
     struct child_exec exec = { .argv = argv, .envp = environment(list) };
-    struct id_maps maps;
     sigset_t all;
     sigset_t before;
     pid_t pid;
@@ -225,13 +188,12 @@ int spawn_process(const struct spawn_request *request, pid_t *ret_pid, int *ret_
         exec.argv = aid_argv;
     }
 #endif
-    id_maps_fill(&maps);
     /* A signal for the monitor that arrives between clone3 and exec is the monitor's. */
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
     pid = clone_process(request->namespaces, ret_pidfd);
     if (pid == 0)
-        run_child(request, &maps, &exec);
+        run_child(request, &exec);
     sigprocmask(SIG_SETMASK, &before, NULL);
     if (pid < 0)
         return error_set(err, pid, "cannot start a process of role %s: %s%s", request->role->name, strerror(-pid), hint(pid));
@@ -278,21 +240,36 @@ void spawn_binary_close(struct spawn_binary *binary)
 
 /* ---- What the host offers ---- */
 
+static void run_probe(const struct spawn_binary *binary, char *const *argv) __attribute__((noreturn));
+static void run_probe(const struct spawn_binary *binary, char *const *argv)
+{
+    char *const none[] = { NULL };
+
+    if (sandbox_keep_capabilities())
+        syscall(SYS_execveat, binary->fd, "", argv, none, AT_EMPTY_PATH);
+    _exit(127);
+}
+
 /*
- * Whether a process with these namespaces can be made, and its account mapped. -EAGAIN: there may be no more processes
+ * Whether a worker with these namespaces can be made, and its account mapped. -EAGAIN: there may be no more processes
  * now, which says nothing about the host.
  */
-static int probe(uint32_t namespaces)
+static int probe(const struct spawn_binary *binary, uint32_t namespaces)
 {
     _cleanup_close_ int pidfd = -1;
-    struct id_maps maps;
+    char uid[16];
+    char gid[16];
+    char option[] = SANDBOX_TRY_IDS;
+    char name[] = "bulkhead-try";
+    char *const argv[] = { name, option, uid, gid, NULL };
     siginfo_t info = { 0 };
     pid_t pid;
 
-    id_maps_fill(&maps);
+    snprintf(uid, sizeof(uid), "%u", (unsigned)geteuid());
+    snprintf(gid, sizeof(gid), "%u", (unsigned)getegid());
     pid = clone_process(namespaces, &pidfd);
     if (pid == 0)
-        _exit(map_ids(&maps) ? 0 : 1);
+        run_probe(binary, argv);
     if (pid < 0)
         return pid == -EAGAIN ? -EAGAIN : 0;
     while (waitid(P_PID, (id_t)pid, &info, WEXITED) < 0)
@@ -301,9 +278,9 @@ static int probe(uint32_t namespaces)
     return info.si_code == CLD_EXITED && info.si_status == 0;
 }
 
-static int probe_each(uint32_t *ret_offered)
+static int probe_each(const struct spawn_binary *binary, uint32_t *ret_offered)
 {
-    int r = probe(IPC_LAYER_USER_NS);
+    int r = probe(binary, IPC_LAYER_USER_NS);
 
     *ret_offered = r > 0 ? IPC_LAYER_USER_NS : 0;
     for (unsigned i = 0; i < IPC_NAMESPACES && *ret_offered != 0 && r >= 0; i++) {
@@ -311,20 +288,20 @@ static int probe_each(uint32_t *ret_offered)
 
         if (layer == IPC_LAYER_USER_NS)
             continue;
-        r = probe(IPC_LAYER_USER_NS | layer);
+        r = probe(binary, IPC_LAYER_USER_NS | layer);
         if (r > 0)
             *ret_offered |= layer;
     }
     return r;
 }
 
-int spawn_probe_namespaces(uint32_t *ret_offered, struct error *err)
+int spawn_probe_namespaces(const struct spawn_binary *binary, uint32_t *ret_offered, struct error *err)
 {
     uint32_t offered = SANDBOX_LAYERS_NAMESPACES;
-    int r = probe(SANDBOX_LAYERS_NAMESPACES);
+    int r = probe(binary, SANDBOX_LAYERS_NAMESPACES);
 
     if (r == 0)
-        r = probe_each(&offered);
+        r = probe_each(binary, &offered);
     if (r < 0)
         return error_set(err, r, "cannot start a process, to see what this host offers: %s%s", strerror(-r), hint(r));
     *ret_offered = offered;

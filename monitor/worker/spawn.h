@@ -38,9 +38,9 @@ int spawn_binary_open(const struct sandbox_role *role, const char *dir, struct s
 void spawn_binary_close(struct spawn_binary *binary);
 
 /*
- * Which namespaces this host lets us make, by trying: a mask of IPC_LAYER_*_NS; 0 if user namespaces are refused. -EAGAIN
+ * Which namespaces this host lets us make, by trying with a worker's binary: a mask of IPC_LAYER_*_NS; 0 if user namespaces are refused. -EAGAIN
  * if that cannot be told, because there may be no more processes.
  */
-int spawn_probe_namespaces(uint32_t *ret_offered, struct error *err);
+int spawn_probe_namespaces(const struct spawn_binary *binary, uint32_t *ret_offered, struct error *err);
 
 #endif

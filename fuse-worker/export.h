@@ -49,6 +49,7 @@ struct fx_slot {
     uint64_t unique;
     uint64_t offset; /* of READ and WRITE */
     size_t bytes;
+    uint64_t fh; /* that OPEN gives */
     struct block_request req;
     struct iovec iov;
     bool dirty; /* its buffer takes memory */
@@ -68,14 +69,14 @@ struct fx_thread {
     int blocking_fd; /* -1: the loop polls, and nobody ever blocks */
     struct io_watch watch;
     unsigned blocked_rounds;
-    bool ended;               /* the mount is gone */
-    _Atomic unsigned pending; /* requests that wait for the block layer, a pool thread or the monitor */
+    bool ended;                         /* the mount is gone */
+    _Atomic unsigned pending;           /* requests that wait for the block layer, a pool thread or the monitor */
     uint64_t free_slots[FX_SLOTS / 64]; /* a bit each */
     unsigned dirty_slots;
     unsigned large_requests; /* that came to the first buffer */
     bool has_huge_page;      /* which is in the first buffer */
-    struct io_pipe pipe; /* of splice.c */
-    int reply_fd;        /* of the request that libfuse works on or answers */
+    struct io_pipe pipe;     /* of splice.c */
+    int reply_fd;            /* of the request that libfuse works on or answers */
     uint8_t *buffers;
     struct fx_slot slots[FX_SLOTS];
 };

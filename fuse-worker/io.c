@@ -205,25 +205,68 @@ static void handle_write(struct fx_slot *slot, const struct fuse_in_header *in)
 
 /* ---- OPEN and others ---- */
 
+static void open_done(struct fx_slot *slot, int result)
+{
+    struct worker_page *page = slot->thread->export->worker->page;
+    struct fuse_open_out out = {
+        .fh = slot->fh,
+        .open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES,
+    };
+
+    if (result < 0) {
+        reply(slot, result, NULL, 0);
+        return;
+    }
+    atomic_fetch_add(&page->clients, 1);
+    worker_page_add(&page->clients_total, 1);
+    /* Who gave up opening releases nothing. */
+    if (!reply(slot, 0, &out, sizeof(out)))
+        atomic_fetch_sub(&page->clients, 1);
+}
+
+/* On a pool thread. What has a fixed size (a device, a window of an image) keeps it. */
+static int empty_work(struct block_request *req, uint8_t *scratch)
+{
+    struct fx_slot *slot = container_of(req, struct fx_slot, req);
+    int r = fx_size_set(slot->thread->export, 0, false);
+
+    return r == -ENOTSUP ? 0 : r;
+}
+
+static void empty_complete(struct block_request *req, int result)
+{
+    struct fx_slot *slot = container_of(req, struct fx_slot, req);
+
+    fx_thread_end_pending(slot->thread);
+    open_done(slot, result);
+}
+
+static void empty_then_open(struct fx_slot *slot)
+{
+    slot->req.complete = empty_complete;
+    slot->req.after = NULL;
+    fx_thread_begin_pending(slot->thread);
+    io_queue_call(slot->thread->queue, &slot->req, empty_work);
+}
+
+/*
+ * O_TRUNC comes along with OPEN (FUSE_ATOMIC_O_TRUNC), which tells it from truncate(2). A file that can grow is
+ * emptied, and its size becomes what is written. One that cannot grow would take nothing any more, and dd, cp and a
+ * shell's ">" mean to write to it: it keeps its size and its data, as a device does.
+ */
 static void handle_open(struct fx_slot *slot, const struct fuse_in_header *in)
 {
     const struct fuse_open_in *arg = (const void *)(in + 1);
     struct fx_export *export = slot->thread->export;
-    bool writes = (arg->flags & O_ACCMODE) != O_RDONLY;
-    struct fuse_open_out out = {
-        .fh = writes ? FH_WRITES : 0,
-        .open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES,
-    };
+    bool writes = (arg->flags & O_ACCMODE) != O_RDONLY, empties = (arg->flags & O_TRUNC) != 0;
 
-    if (!export->writable && (writes || (arg->flags & O_TRUNC) != 0)) {
-        reply(slot, -EROFS, NULL, 0);
-        return;
-    }
-    atomic_fetch_add(&export->worker->page->clients, 1);
-    worker_page_add(&export->worker->page->clients_total, 1);
-    /* Who gave up opening releases nothing. */
-    if (!reply(slot, 0, &out, sizeof(out)))
-        atomic_fetch_sub(&export->worker->page->clients, 1);
+    slot->fh = writes ? FH_WRITES : 0;
+    if (!export->writable && (writes || empties))
+        open_done(slot, -EROFS);
+    else if (empties && export->growable)
+        empty_then_open(slot);
+    else
+        open_done(slot, 0);
 }
 
 static void handle_release(struct fx_slot *slot, const struct fuse_in_header *in)

@@ -21,7 +21,8 @@
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
-    static const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_HANDLE_KILLPRIV;
+    static const unsigned wanted =
+        FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_ATOMIC_O_TRUNC;
     struct fx_export *export = userdata;
     struct ipc_status_fuse_serving *serving = &export->serving_facts;
 
@@ -64,7 +65,7 @@ static void fill_attributes(struct fx_export *export, struct stat *st)
         .st_uid = export->uid,
         .st_gid = export->gid,
         .st_size = (off_t)size,
-        .st_blksize = (blksize_t)export->worker->info.preferred_block_bytes,
+        .st_blksize = (blksize_t) export->worker->info.preferred_block_bytes,
         .st_blocks = (blkcnt_t)((usage.allocated_bytes + 511) / 512),
         .st_atim = usage.changed,
         .st_mtim = usage.changed,

@@ -361,6 +361,146 @@ def test_truncating(server, anywhere, point, growable):
     assert images.read(anywhere) == bytes(99999)
 
 
+# ---- Opened to be emptied, and other ways to another size ----
+
+@pytest.fixture(params=["file", "window", "device", "nothing"])
+def fixed(request, server, image):
+    """A node that has a size of its own, 8 MiB; the image below, if there is one, and where in it the node begins."""
+    if request.param == "nothing":
+        server.qmp.cmd("blockdev-add", {"driver": "null-co", "node-name": "n", "size": 8 * MIB, "read-zeroes": True})
+        yield None, 0
+        return
+    path = images.make(image("disk.img", size=16 * MIB), 16 * MIB, seed=5)
+    if request.param == "window":
+        server.add_file("disk", path, discard="unmap")
+        server.qmp.cmd("blockdev-add", {"driver": "raw", "node-name": "n", "file": "disk", "offset": MIB,
+                                        "size": 8 * MIB})
+        yield path, MIB
+        return
+    os.truncate(path, 8 * MIB)
+    if request.param == "file":
+        server.add_file("n", path, discard="unmap")
+        yield path, 0
+        return
+    with images.loop_device(path) as device:
+        server.qmp.cmd("blockdev-add", {"driver": "host_device", "node-name": "n", "filename": str(device),
+                                        "discard": "unmap"})
+        yield device, 0
+
+
+of_fixed_size = pytest.mark.parametrize("fixed", ["window", "device", "nothing"], indirect=True)
+
+OPEN_TO_EMPTY = """
+for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_WRONLY | os.O_CREAT):
+    fd = os.open(sys.argv[1], flags | os.O_TRUNC)
+    print(os.fstat(fd).st_size, os.stat(sys.argv[1]).st_size)
+    os.close(fd)"""
+
+
+def test_file_that_cannot_grow_is_not_emptied_by_who_opens_it_to_write(server, fixed, point):
+    """dd, cp and a shell's ">" open with O_TRUNC. As with qemu-storage-daemon nothing is lost by that."""
+    path, offset = fixed
+    before = path and images.read(path)
+    fuse.export(server, "n", point)
+    assert python(OPEN_TO_EMPTY, point).split() == [str(8 * MIB)] * 8
+    as_account("sh", "-c", f": >{point}")
+    assert output("stat", "-c", "%s", point).strip() == str(8 * MIB)
+    assert path is None or images.read(path) == before
+
+
+def test_file_of_the_same_size_is_copied_into_one_that_cannot_grow(server, fixed, point, tmp):
+    path, offset = fixed
+    source = images.make(tmp / "source", 8 * MIB, seed=9)
+    fuse.export(server, "n", point)
+    for program in (["dd", f"if={source}", f"of={point}", "bs=64k", "conv=fsync"], ["cp", source, point]):
+        as_account(*program)
+        assert output("stat", "-c", "%s", point).strip() == str(8 * MIB)
+        assert path is None or images.read(path, offset, 8 * MIB) == images.read(source)
+
+
+def test_growable_file_is_emptied_by_who_opens_it_so(server, anywhere, point):
+    images.make(anywhere, SIZE, seed=5)
+    fuse.export(server, "disk", point, growable=True)
+    as_account("sh", "-c", f"printf words >{point}")
+    assert output("stat", "-c", "%s", point).strip() == "5"
+    assert as_account("cat", point).stdout_text == "words" and length_is(anywhere, 5)
+
+
+@of_fixed_size
+def test_what_has_a_fixed_size_keeps_it_though_its_export_is_growable(server, fixed, point):
+    fuse.export(server, "n", point, growable=True)
+    assert python(OPEN_TO_EMPTY, point).split() == [str(8 * MIB)] * 8
+
+
+RESIZE = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+path, size = sys.argv[1], os.stat(sys.argv[1]).st_size
+fd = os.open(path, os.O_RDWR)
+
+
+def fallocate(mode, offset, length):
+    if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)) != 0:
+        raise OSError(ctypes.get_errno(), 'fallocate')
+
+
+def attempt(name, call, *args):
+    try:
+        call(*args)
+        result = 'ok'
+    except OSError as error:
+        result = errno.errorcode[error.errno]
+    changed = os.stat(path).st_size - size
+    print(name, result, changed)
+    if changed != 0:
+        os.truncate(path, size)
+
+
+attempt('truncate-0', os.truncate, path, 0)
+attempt('truncate-less', os.truncate, path, 65536)
+attempt('ftruncate-0', os.ftruncate, fd, 0)
+attempt('ftruncate-less', os.ftruncate, fd, 65536)
+attempt('ftruncate-more', os.ftruncate, fd, size + 100)
+for name, mode in dict(allocate=0, keep=1, zero=0x10, zero_keep=0x11, punch=3, collapse=8, insert=0x20).items():
+    attempt(name + '-within', fallocate, mode, 65536, 65536)
+    attempt(name + '-across', fallocate, mode, size - 4096, 8192)
+    attempt(name + '-beyond', fallocate, mode, size + 4096, 4096)
+attempt('write-across', os.pwrite, fd, bytes(8192), size - 4096)
+attempt('write-beyond', os.pwrite, fd, bytes(4096), size + 4096)
+"""
+
+
+def resized_by(point, **members):
+    lines = [line.split() for line in python(RESIZE, point).splitlines()]
+    return {name: (result, int(changed)) for name, result, changed in lines}
+
+
+def test_size_of_a_file_follows_who_sets_it(server, disk, point):
+    """What sets a size by its nature does, and what writes or keeps the size does not."""
+    fuse.export(server, "disk", point)
+    got = resized_by(point)
+    assert {name: change for name, (result, change) in got.items() if change != 0} == {
+        "truncate-0": -SIZE, "truncate-less": 65536 - SIZE, "ftruncate-0": -SIZE, "ftruncate-less": 65536 - SIZE,
+        "ftruncate-more": 100, "allocate-across": 4096, "allocate-beyond": 8192, "zero-across": 4096,
+        "zero-beyond": 8192}
+    assert {name: result for name, (result, change) in got.items() if result != "ok"} == {
+        **{f"{mode}-{where}": "ENOTSUP" for mode in ("collapse", "insert") for where in ("within", "across", "beyond")},
+        "write-beyond": "ENOSPC"}
+
+
+@of_fixed_size
+def test_fixed_size_is_changed_by_nothing(server, fixed, point):
+    fuse.export(server, "n", point)
+    got = resized_by(point)
+    assert {change for result, change in got.values()} == {0}
+    for name in ("truncate-0", "ftruncate-0", "ftruncate-less", "ftruncate-more", "allocate-across", "zero-across",
+                 "zero-beyond", "collapse-within", "insert-within"):
+        assert got[name][0] == "ENOTSUP", name
+    for name in ("zero-within", "zero_keep-across", "write-across"):
+        assert got[name][0] == "ok", name
+    assert got["write-beyond"][0] == "ENOSPC"
+
+
 TRUNCATE = """
 try:
     os.truncate(sys.argv[1], 1 << 20)

@@ -382,19 +382,8 @@ def test_fio_with_four_jobs_on_their_own_parts(disk, tmp):
 
 @pytest.fixture
 def loop_device(tmp):
-    """A loop device that the service account may use."""
-    if os.getuid() != 0:
-        pytest.skip("a loop device needs root")
-    need("losetup")
-    path = images.make(tmp / "loop.img", SIZE)
-    made = run("losetup", "--find", "--show", path, status=None)
-    if made.returncode != 0:
-        pytest.skip(f"no loop device: {made.stderr_text.strip()}")
-    device = made.stdout_text.strip()
-    images.give_to_account(device)
-    yield device
-    run("losetup", "--detach", device)
-    os.chown(device, 0, 0)
+    with images.loop_device(images.make(tmp / "loop.img", SIZE)) as device:
+        yield device
 
 
 @pytest.mark.qemu

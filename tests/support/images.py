@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Images for tests, with contents that a reader can check."""
 
+import contextlib
 import fcntl
 import os
+import pathlib
 import random
 import struct
 
 import pytest
 
+from . import process
 from .server import give_to_account
 
 KIB = 1 << 10
@@ -43,6 +46,24 @@ def read(path, offset=0, length=-1):
     with open(path, "rb") as image:
         image.seek(offset)
         return image.read(length)
+
+
+@contextlib.contextmanager
+def loop_device(path):
+    """A loop device over a file, which the service account may use."""
+    if os.getuid() != 0:
+        pytest.skip("a loop device needs root")
+    process.need("losetup")
+    made = process.run("losetup", "--find", "--show", path, status=None)
+    if made.returncode != 0:
+        pytest.skip(f"no loop device: {made.stderr_text.strip()}")
+    device = pathlib.Path(made.stdout_text.strip())
+    give_to_account(device)
+    try:
+        yield device
+    finally:
+        process.run("losetup", "--detach", device)
+        os.chown(device, 0, 0)
 
 
 def allocated(path):

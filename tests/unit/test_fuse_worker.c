@@ -145,7 +145,8 @@ static struct reply *ask_init(void)
         .major = 7,
         .minor = 38,
         .max_readahead = 131072,
-        .flags = FUSE_ASYNC_READ | FUSE_ASYNC_DIO | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS,
+        .flags = FUSE_ASYNC_READ | FUSE_ASYNC_DIO | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS |
+                 FUSE_ATOMIC_O_TRUNC,
     };
 
     return ask(FUSE_INIT, &in, sizeof(in));
@@ -510,6 +511,44 @@ static void test_read_only_export_is_not_opened_for_writing(void **state)
     assert_int_equal(atomic_load(&rig->page.clients), 0);
 }
 
+/* Else the kernel would empty the file by SETATTR, which looks like truncate(2). */
+static void test_emptying_comes_along_with_open(void **state)
+{
+    struct reply *reply = ask_init();
+    struct fuse_init_out out;
+
+    memcpy(&out, reply->data, sizeof(out));
+    assert_true((out.flags & FUSE_ATOMIC_O_TRUNC) != 0);
+}
+
+static void test_file_that_cannot_grow_keeps_its_size_when_opened_to_be_emptied(void **state)
+{
+    struct fuse_open_in in = { .flags = O_WRONLY | O_TRUNC };
+    struct stat st;
+
+    assert_int_equal(ask(FUSE_OPEN, &in, sizeof(in))->error, 0);
+    assert_int_equal(fstat(rig->image_fd, &st), 0);
+    assert_int_equal(st.st_size, SIZE);
+    assert_int_equal(attributes().size, SIZE);
+    assert_int_equal(atomic_load(&rig->page.clients), 1);
+}
+
+static void test_growable_file_is_emptied_when_opened_so(void **state)
+{
+    struct fuse_open_in in = { .flags = O_WRONLY | O_TRUNC };
+    struct reply *reply = ask(FUSE_OPEN, &in, sizeof(in));
+    struct fuse_open_out out;
+    struct stat st;
+
+    assert_int_equal(reply->error, 0);
+    memcpy(&out, reply->data, sizeof(out));
+    assert_true((out.open_flags & FOPEN_DIRECT_IO) != 0 && out.fh != 0);
+    assert_int_equal(fstat(rig->image_fd, &st), 0);
+    assert_int_equal(st.st_size, 0);
+    assert_int_equal(attributes().size, 0);
+    assert_int_equal(atomic_load(&rig->page.clients), 1);
+}
+
 /* ---- Attributes ---- */
 
 static void test_attributes_are_those_of_a_regular_file(void **state)
@@ -699,6 +738,9 @@ int main(void)
         WITH(setup_read_only, test_read_only_export_takes_no_write),
         WITH(setup_writable, test_open_files_bypass_the_page_cache_and_are_counted),
         WITH(setup_read_only, test_read_only_export_is_not_opened_for_writing),
+        WITH(setup_bare, test_emptying_comes_along_with_open),
+        WITH(setup_writable, test_file_that_cannot_grow_keeps_its_size_when_opened_to_be_emptied),
+        WITH(setup_growable, test_growable_file_is_emptied_when_opened_so),
         WITH(setup_writable, test_attributes_are_those_of_a_regular_file),
         WITH(setup_writable, test_mode_is_kept_within_what_the_mount_holds),
         WITH(setup_writable, test_size_is_changed_when_the_monitor_permits),

@@ -69,6 +69,7 @@ static void fill_info(const struct graph_node *node, struct block_device_info *i
         .node_name = node->name,
         .ro = node->flags.read_only,
         .drv = node->driver->name,
+        .active = true,
         .cache = { .writeback = true, .direct = node->flags.direct, .no_flush = node->flags.no_flush },
     };
     info->image = (struct image_info){

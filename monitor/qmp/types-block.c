@@ -242,6 +242,8 @@ static const struct schema_member block_device_info_members[] = {
     SCHEMA_MEMBER(struct block_device_info, ro, "ro", schema_bool, "Whether it is read-only."),
     SCHEMA_MEMBER(struct block_device_info, drv, "drv", schema_str, "The driver."),
     SCHEMA_MEMBER(struct block_device_info, backing_file_depth, "backing_file_depth", schema_int, "Backing images."),
+    SCHEMA_MEMBER(struct block_device_info, active, "active", schema_bool,
+                  "Whether it may be used here, and not by another host that takes it over; always true."),
     SCHEMA_MEMBER(struct block_device_info, encrypted, "encrypted", schema_bool, "Whether the image is encrypted."),
     SCHEMA_MEMBER(struct block_device_info, detect_zeroes, "detect_zeroes", schema_detect_zeroes,
                   "Whether writes are searched for zeroes."),

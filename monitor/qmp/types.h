@@ -315,6 +315,7 @@ struct block_device_info {
     bool ro;
     const char *drv;
     int64_t backing_file_depth;
+    bool active;
     bool encrypted;
     enum blockdev_detect_zeroes detect_zeroes;
     int64_t bps, bps_rd, bps_wr;

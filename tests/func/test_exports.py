@@ -31,6 +31,8 @@ def test_query_named_block_nodes_describes_a_file(server, path):
     assert node["image"]["virtual-size"] == 16 * MIB
     assert node["cache"] == {"writeback": True, "direct": False, "no-flush": True}
     assert node["detect_zeroes"] == "off" and node["encrypted"] is False and node["backing_file_depth"] == 0
+    assert node.get("active", True) is True
+    assert server.kind == "qsd" or "active" in node  # QSD has it since 10.0
     for member in ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr", "write_threshold"):
         assert node[member] == 0
 

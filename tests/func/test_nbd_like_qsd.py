@@ -13,13 +13,12 @@ import struct
 
 import pytest
 
-from support import images, process
+from support import images, process, qemu
 from support import nbdraw
 from support.images import KIB, MIB
 from support.nbdraw import *
 from support.nbdraw import Closed, NbdRaw
 
-QSD_VERSION = "7.2"  # whose answers these are
 SIZE = 40 * MIB      # more than one request may ask for
 DATA = images.pattern(256 * KIB, 17)
 BASE, DEPTH = "base:allocation", "qemu:allocation-depth"
@@ -74,7 +73,8 @@ def content_text(command, offset, length, chunks):
             if kind == TYPE_OFFSET_DATA:
                 data[at:at + len(payload) - 8] = payload[8:]
         return hashlib.sha1(data).hexdigest()[:8]
-    extents = [list(struct.iter_unpack(">II", payload[4:])) for _, payload in chunks]
+    extents = [list(struct.iter_unpack(">QQ", payload[8:]) if kind == TYPE_BLOCK_STATUS_EXT else
+                    struct.iter_unpack(">II", payload[4:])) for kind, payload in chunks]
     return " ".join(str(sorted_out(one, length)) for one in extents)
 
 
@@ -92,26 +92,27 @@ def sorted_out(extents, length):
 
 def request_text(client, command, offset, length):
     """The reply to the one request in flight."""
+    if client.extended:
+        return chunks_text("extended", command, offset, length, client.chunks())
     magic, = struct.unpack(">I", client.recv(4))
     if magic == SIMPLE_REPLY_MAGIC:
         error, _ = struct.unpack(">IQ", client.recv(12))
         data = client.recv(length) if command == CMD_READ and error == 0 and not client.structured else b""
         return " ".join(filter(None, ("simple", ERRORS.get(error, str(error)), data and hashlib.sha1(data).hexdigest()[:8])))
     assert magic == STRUCTURED_REPLY_MAGIC, hex(magic)
-    chunks, errors, done = [], [], False
-    while not done:
-        flags, kind, _, size = struct.unpack(">HHQI", client.recv(16))
-        payload = client.recv(size)
-        done = flags & CHUNK_DONE
-        if kind & 0x8000:
-            errors.append(ERRORS[struct.unpack(">I", payload[:4])[0]])
-        elif kind != TYPE_NONE:
-            chunks.append((kind, payload))
-        if not done:
-            client.recv(4)
+    flags, kind, _, size = struct.unpack(">HHQI", client.recv(16))
+    chunks = [(kind, client.recv(size))]
+    if not flags & CHUNK_DONE:
+        chunks += client.chunks()
+    return chunks_text("structured", command, offset, length, chunks)
+
+
+def chunks_text(form, command, offset, length, chunks):
+    errors = [ERRORS[struct.unpack(">I", payload[:4])[0]] for kind, payload in chunks if kind & 0x8000]
+    content = [chunk for chunk in chunks if chunk[0] != TYPE_NONE]
     if errors:
-        return f"structured {' '.join(errors)}"
-    return f"structured ok {content_text(command, offset, length, chunks) if chunks else ''}".strip()
+        return f"{form} {' '.join(errors)}"
+    return f"{form} ok {content_text(command, offset, length, content) if content else ''}".strip()
 
 
 # ---- Handshakes: a name, client flags, and options with their data ----
@@ -245,7 +246,11 @@ RANGES = [(0, 512), (0, 0), (SIZE, 0), (SIZE + 1, 0), (SIZE, 1), (SIZE - 512, 51
           ((1 << 64) - 1, 1), ((1 << 64) - 512, 1024), (0, 0xffffffff), ((1 << 64) - 1, 0xffffffff)]
 
 
-def requests():
+# Only extended headers can say these.
+LONG_RANGES = [(0, 1 << 32), (0, 1 << 63), (512, (1 << 64) - 1), (SIZE + 1, 1 << 32)]
+
+
+def requests(form):
     """{name: (command, flags, offset, length)}"""
     cases = {}
     for command in [*range(9), 9, 100, 0xffff]:
@@ -254,7 +259,7 @@ def requests():
             continue
         for flags in [0] + [1 << bit for bit in range(16)]:
             cases[f"{label} flags {flags:#x}"] = (command, flags, 64 * KIB, 8 * KIB)
-        for offset, length in RANGES:
+        for offset, length in RANGES + (LONG_RANGES if form == "extended" else []):
             if command != CMD_WRITE or length <= 32 * MIB:  # what is larger is in test_a_write_longer_than_the_limit_is_refused
                 cases[f"{label} {length} at {offset}"] = (command, 0, offset, length)
     cases["CMD_READ DF, all"] = (CMD_READ, CMD_FLAG_DF, 0, 32 * MIB)
@@ -268,12 +273,15 @@ def requests():
 class Requester:
     """A client that comes back when it has been closed."""
 
-    def __init__(self, server, export, structured, contexts):
-        self.open = lambda: NbdRaw.opened(server.nbd_path, export, structured=structured, contexts=contexts)
+    def __init__(self, server, export, form, contexts):
+        self.open = lambda: NbdRaw.opened(server.nbd_path, export, structured=form == "structured",
+                                          extended=form == "extended", contexts=contexts)
         self.client = self.open()
 
     def answer(self, command, flags, offset, length):
         data = bytes([length & 255 | 1]) * length if command == CMD_WRITE else b""
+        if self.client.extended and command != CMD_WRITE and flags & CMD_FLAG_PAYLOAD_LEN:
+            data = bytes(length)
         try:
             self.client.request(command, offset, length, flags, data)
             return request_text(self.client, command, offset, length)
@@ -287,10 +295,12 @@ class Requester:
 
 @pytest.fixture
 def qsd():
+    """The version of qemu-storage-daemon."""
     process.need("qemu-storage-daemon")
-    version = process.output("qemu-storage-daemon", "--version").split()[2]
-    if not version.startswith(QSD_VERSION):
-        pytest.skip(f"the differences are those from qemu-storage-daemon {QSD_VERSION}, and here is {version}")
+    version = qemu.version("qemu-storage-daemon")
+    if version not in qemu.KNOWN:
+        pytest.skip(f"the differences are those from qemu-storage-daemon {qemu.KNOWN}, and here is {version}")
+    return version
 
 
 @pytest.fixture
@@ -309,7 +319,8 @@ def pair(qsd, new_server, image):
     return servers
 
 
-FORM = "(simple|structured)"
+OLD_HEADERS = "NBD_OPT_EXTENDED_HEADERS"  # before 8.2
+FORM = "(simple|structured|extended)"
 # The words of docs/nbd-conformance.md, and what they explain: (case, ours, theirs) as regular expressions.
 DIFFERENCES = {
     "information that was not asked for": [(".*, unasked", "^$", "blocks|info 2")],
@@ -327,11 +338,11 @@ DIFFERENCES = {
     "a NUL in the name of an export": [("(INFO|GO) with a NUL: step 0", "UNKNOWN", "INVALID"),
                                        ("EXPORT_NAME with a NUL, .*", "closed", "export")],
     "NBD_OPT_STRUCTURED_REPLY for the second time": [("STRUCTURED_REPLY twice: step 1", "^REP_ACK", "INVALID")],
-    "NBD_OPT_EXTENDED_HEADERS": [("option 11.*: step 0", "REP_ACK|INVALID", "UNSUP"), ("option 11: step 1", "DF", ""),
-                                 ("EXTENDED_HEADERS after .*: step 1", "REP_ACK", "UNSUP")],
+    OLD_HEADERS: [("option 11.*: step 0", "REP_ACK|INVALID", "UNSUP"), ("option 11: step 1", "DF", ""),
+                  ("EXTENDED_HEADERS after .*: step 1", "REP_ACK", "UNSUP")],
     "NBD_CMD_FLAG_REQ_ONE with several contexts": [
-        ("structured deep: CMD_BLOCK_STATUS .*", r"^structured ok \[\(262144, 0\)\] \[\(262144, 1\)\]$",
-         r"^structured ok \[\(262144, 0\)\] \[\(41943040, 1\)\]$")],
+        (f"{FORM} deep: CMD_BLOCK_STATUS .*", r" ok \[\(262144, 0\)\] \[\(262144, 1\)\]$",
+         r" ok \[\(262144, 0\)\] \[\(41943040, 1\)\]$")],
     "options with more data than can be right": [("option [67] with 5000 bytes: step 0", "TOO_BIG", "INVALID")],
 }
 
@@ -369,8 +380,8 @@ class Report:
 
 
 def compare_requests(report, pair, form, export, contexts, only=None):
-    ours, theirs = (Requester(server, export, form == "structured", contexts) for server in pair)
-    for label, request in requests().items():
+    ours, theirs = (Requester(server, export, form, contexts) for server in pair)
+    for label, request in requests(form).items():
         if only is not None and request[0] != only or export == "rom" and request[3] == 32 * MIB:  # once is enough
             continue
         report.compare(f"{form} {export}: {label}", ours.answer(*request), theirs.answer(*request))
@@ -389,13 +400,17 @@ def compare_handshakes(report, pair, only=""):
 
 
 @pytest.mark.qemu
-def test_each_answer_is_that_of_qemu_storage_daemon(pair, shm):
-    report = Report(DIFFERENCES)
+def test_each_answer_is_that_of_qemu_storage_daemon(qsd, pair, shm):
+    extended = qsd >= (8, 2)
+    report = Report({key: patterns for key, patterns in DIFFERENCES.items() if key != OLD_HEADERS or not extended})
     compare_handshakes(report, pair)
     for export in ("disk", "rom"):
         compare_requests(report, pair, "simple", export, ())
         compare_requests(report, pair, "structured", export, (BASE,))
-    compare_requests(report, pair, "structured", "deep", (BASE, DEPTH), CMD_BLOCK_STATUS)
+        if extended:
+            compare_requests(report, pair, "extended", export, (BASE,))
+    for form in ("structured", "extended")[:1 + extended]:
+        compare_requests(report, pair, form, "deep", (BASE, DEPTH), CMD_BLOCK_STATUS)
     for node in ("disk", "rom", "deep"):
         contents = {images.read(shm / f"{server.kind}-{node}.img") for server in pair}
         assert len(contents) == 1, f"{node}: the same requests made different images"

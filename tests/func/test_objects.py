@@ -79,13 +79,18 @@ def test_qom_list_of_nothing(server, path):
 @pytest.mark.contract
 def test_ids(server):
     add(server, "secret", id="one", data="x")
-    for id in ("one", "1", "", "a b", "x" * 200):
+    for id in ("one", "1", "", "a b"):
         with pytest.raises(QmpError):
             add(server, "secret", id=id, data="x")
     with pytest.raises(QmpError):
         server.qmp.cmd("object-del", {"id": "two"})
     server.qmp.cmd("object-del", {"id": "one"})
     add(server, "secret", id="one", data="x")
+
+
+def test_an_id_has_a_limit(server):
+    with pytest.raises(QmpError):
+        add(server, "secret", id="x" * 200, data="x")
 
 
 def test_removed_while_it_is_made(server, pki):
@@ -115,7 +120,8 @@ def test_quit_while_an_object_is_made(server, pki):
 @pytest.mark.contract
 @pytest.mark.parametrize("members", [
     {}, {"data": "x", "file": "/x"}, {"file": "/does/not/exist"}, {"data": "*", "format": "base64"},
-    {"data": "QQ", "format": "base64"}, {"data": "x", "keyid": "other"}, {"data": "x", "format": "hex"},
+    pytest.param({"data": "QQ", "format": "base64"}, marks=pytest.mark.own("qemu-storage-daemon ignores what is cut off")),
+    {"data": "x", "keyid": "other"}, {"data": "x", "format": "hex"},
 ])
 def test_secrets_that_are_none(server, members):
     with pytest.raises(QmpError):

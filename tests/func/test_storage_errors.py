@@ -77,6 +77,7 @@ def test_a_full_disk_is_enospc_and_the_client_goes_on(nbd, full_disk, structured
         assert images.read(path, offset, len(block)) == block
 
 
+@pytest.mark.own("qemu-storage-daemon does and answers requests in any order")
 @pytest.mark.parametrize("length", [8 * MIB, 1 * MIB])
 def test_a_disk_that_is_full_in_the_middle_of_a_write(nbd, full_disk, length):
     """The rest of the payload is passed over, the next requests are understood, what went before them is there."""

@@ -7,6 +7,7 @@ firmware boots from (boot_disk()).
 """
 
 import glob
+import hashlib
 import os
 import pathlib
 import re
@@ -144,7 +145,7 @@ def boot_disk(disk, folder, script, run):
     runs script, in an ext4 partition from ROOT_OFFSET on. run() executes the programs that do it; they work on the disk
     as a file, without a loop device.
     """
-    process.need("syslinux", "mcopy", "mformat", "sfdisk", "mkfs.ext4")
+    process.need("qemu-system-x86_64", "syslinux", "mcopy", "mformat", "sfdisk", "mkfs.ext4")
     if not BOOT_CODE.exists():
         pytest.skip(f"{BOOT_CODE} is not installed (syslinux)")
     (folder / "syslinux.cfg").write_text(SYSLINUX_CFG)
@@ -161,6 +162,26 @@ def boot_disk(disk, folder, script, run):
     run("syslinux", "--install", "--offset", BOOT_OFFSET, disk)
     run("mkfs.ext4", "-q", "-F", "-d", _root_folder(folder / "root", script), "-E", f"offset={ROOT_OFFSET}", disk,
         f"{(os.path.getsize(disk) - ROOT_OFFSET) // 1024}k")
+
+
+# What a guest that boots from a disk does: a file of random data, which it reads back from the disk and tells the sum of.
+WRITE_A_FILE = """
+say root $(grep ' / ' /proc/mounts | cut -d' ' -f1)
+check dd if=/dev/urandom of=/data bs=64k count=64
+sync
+echo 3 >/proc/sys/vm/drop_caches
+say sum $(sha256sum </data)
+check mount -o remount,ro /
+"""
+
+
+def check_file(disk, folder, said):
+    """WRITE_A_FILE was done on this disk: its root file system is in order and has the file."""
+    process.need("debugfs", "e2fsck")
+    assert "root /dev/vda2" in said
+    process.run("e2fsck", "-f", "-n", f"{disk}?offset={ROOT_OFFSET}")
+    process.run("debugfs", "-R", f"dump /data {folder}/data", f"{disk}?offset={ROOT_OFFSET}")
+    assert f"sum {hashlib.sha256((folder / 'data').read_bytes()).hexdigest()}" in [line.rstrip(" -") for line in said]
 
 
 class Guest:

@@ -16,6 +16,7 @@
 #include "monitor/monitor.h"
 #include "monitor/qmp/chardev.h"
 #include "monitor/qmp/commands.h"
+#include "monitor/qmp/json-tree.h"
 #include "monitor/startup/account.h"
 #include "monitor/startup/daemon.h"
 #include "monitor/startup/descriptors.h"
@@ -290,6 +291,7 @@ int main(int argc, char **argv)
     int r;
 
     clear_environment();
+    json_wipe_what_is_freed();
     r = descriptors_fill_standard(&err);
     if (r == 0)
         r = startup_options_parse(argc, argv, &startup.options, &err);

@@ -2,6 +2,8 @@
 #include "common/base/util.h"
 
 #include <errno.h>
+#include <malloc.h>
+#include <string.h>
 #include <time.h>
 
 void close_fd(int *fd)
@@ -12,6 +14,13 @@ void close_fd(int *fd)
         close(*fd);
     *fd = -1;
     errno = saved_errno;
+}
+
+void free_wiped(void *memory)
+{
+    if (memory != NULL)
+        explicit_bzero(memory, malloc_usable_size(memory));
+    free(memory);
 }
 
 uint64_t now_ns(void)

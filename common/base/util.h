@@ -37,6 +37,15 @@ static inline void free_pointer(void *pointer_to_pointer)
     free(*(void **)pointer_to_pointer);
 }
 
+/* free() for memory that may hold a secret: it is overwritten first. NULL is fine. */
+void free_wiped(void *memory);
+
+/* For _cleanup_(free_wiped_pointer) char *p = NULL; */
+static inline void free_wiped_pointer(void *pointer_to_pointer)
+{
+    free_wiped(*(void **)pointer_to_pointer);
+}
+
 /* Closes *fd unless it is negative and makes it -1; errno is kept. */
 void close_fd(int *fd);
 

@@ -72,8 +72,7 @@ static int store(const char *text, size_t len, enum secret_format format, struct
         secret->len_bytes = len;
     }
     if (r < 0) {
-        explicit_bzero(secret->data, len);
-        free(secret);
+        free_wiped(secret);
         return r;
     }
     *ret_secret = secret;
@@ -94,9 +93,7 @@ static int secret_make(struct object *object, const struct object_options *optio
         r = file_read_small(AT_FDCWD, from->file, SECRET_BYTES_MAX, &text, &len, err);
         if (r == 0)
             r = store(text, len, from->format, &secret, err);
-        if (text != NULL)
-            explicit_bzero(text, len);
-        free(text);
+        free_wiped(text);
     }
     object->priv = secret;
     return r;
@@ -104,10 +101,7 @@ static int secret_make(struct object *object, const struct object_options *optio
 
 static void secret_free(struct object *object)
 {
-    struct secret *secret = object->priv;
-
-    explicit_bzero(secret->data, secret->len_bytes);
-    free(secret);
+    free_wiped(object->priv);
 }
 
 int secret_get(const struct object_set *set, const char *id, const uint8_t **ret_data, size_t *ret_len_bytes,

@@ -70,7 +70,7 @@ int file_read_small(int dir_fd, const char *path, size_t max_bytes, char **ret_d
     while (used < len && (n = read(fd, data + used, len - used)) > 0)
         used += (size_t)n;
     if (n < 0) {
-        free(data);
+        free_wiped(data);
         return error_set(err, -errno, "cannot read '%.200s': %s", path, strerror(errno));
     }
     data[used] = '\0';
@@ -90,7 +90,7 @@ struct blob {
 static void blob_done(struct blob *blob)
 {
     for (unsigned i = 0; i < TLS_SECTION_MAX; i++)
-        free(blob->sections[i]);
+        free_wiped(blob->sections[i]);
     close_fd(&blob->fd);
 }
 

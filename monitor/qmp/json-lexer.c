@@ -61,7 +61,7 @@ static void reset(struct json_lexer *lexer)
     lexer->high_surrogate = 0;
     lexer->message_bytes = 0;
     lexer->skipping = false;
-    free(lexer->text);
+    free_wiped(lexer->text);
     lexer->text = NULL;
     lexer->text_len = lexer->text_size = 0;
 }
@@ -133,10 +133,13 @@ static int append(struct json_lexer *lexer, const char *bytes, size_t len_bytes)
 {
     if (lexer->text_size - lexer->text_len < len_bytes) {
         size_t size = MAX(2 * lexer->text_size, (size_t)128);
-        char *text = realloc(lexer->text, size);
+        char *text = malloc(size); /* realloc() leaves a copy behind */
 
         if (text == NULL)
             return fail(lexer, json_out_of_memory);
+        if (lexer->text_len > 0)
+            memcpy(text, lexer->text, lexer->text_len);
+        free_wiped(lexer->text);
         lexer->text = text;
         lexer->text_size = size;
     }

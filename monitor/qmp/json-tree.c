@@ -65,7 +65,7 @@ static const char *add_value(struct json_tree *tree, struct cJSON *item)
     } else {
         key = TAKE_PTR(tree->keys[tree->depth - 1]);
         ok = key != NULL ? cJSON_AddItemToObject(top(tree), key, item) : cJSON_AddItemToArray(top(tree), item);
-        free(key);
+        free_wiped(key);
         if (!ok) {
             cJSON_Delete(item);
             return json_out_of_memory;
@@ -151,7 +151,7 @@ const char *json_tree_string(struct json_tree *tree, char *text)
         return check_key(tree, text);
     }
     item = value_may_come(tree) ? cJSON_CreateString(text) : NULL;
-    free(text);
+    free_wiped(text);
     return value_may_come(tree) ? add_value(tree, item) : expectation(tree);
 }
 
@@ -229,6 +229,13 @@ const char *json_tree_word(struct json_tree *tree, const char *text)
 
 /* ---- All of it ---- */
 
+void json_wipe_what_is_freed(void)
+{
+    cJSON_Hooks hooks = { .malloc_fn = malloc, .free_fn = free_wiped };
+
+    cJSON_InitHooks(&hooks);
+}
+
 struct cJSON *json_tree_take(struct json_tree *tree)
 {
     struct cJSON *root = tree->depth == 0 ? TAKE_PTR(tree->root) : NULL;
@@ -241,7 +248,7 @@ struct cJSON *json_tree_take(struct json_tree *tree)
 void json_tree_clear(struct json_tree *tree)
 {
     for (unsigned i = 0; i < JSON_DEPTH_MAX; i++)
-        free(tree->keys[i]);
+        free_wiped(tree->keys[i]);
     cJSON_Delete(tree->root);
     memset(tree, 0, sizeof(*tree));
 }

@@ -40,6 +40,12 @@ const char *json_tree_string(struct json_tree *tree, char *text);
 /* A number, true, false or null; at most JSON_TOKEN_MAX bytes. */
 const char *json_tree_word(struct json_tree *tree, const char *text);
 
+/*
+ * From here on cJSON overwrites what it frees, as the lexer and the tree do: a command may have held a secret. Once, before
+ * anything is parsed.
+ */
+void json_wipe_what_is_freed(void);
+
 /* Whether a string may come next, and if not, what may. */
 const char *json_tree_check_string(const struct json_tree *tree);
 

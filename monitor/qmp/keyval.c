@@ -231,7 +231,7 @@ static int parse_pair(const struct keyval_syntax *syntax, const char **text, boo
     size_t len = strcspn(*text, "=,");
     bool bare = (*text)[len] != '=';
     _cleanup_free_ char *key = strndup(*text, len);
-    _cleanup_free_ char *value = NULL;
+    _cleanup_(free_wiped_pointer) char *value = NULL;
 
     if (key == NULL)
         return fail_memory(err);

@@ -119,7 +119,7 @@ void schema_clear(const struct schema_type *type, void *value)
 {
     switch (type->kind) {
     case SCHEMA_STRING:
-        free(schema_load_pointer(value));
+        free_wiped(schema_load_pointer(value));
         break;
     case SCHEMA_ANY:
         cJSON_Delete(schema_load_pointer(value));

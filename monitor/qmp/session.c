@@ -159,6 +159,8 @@ static void run_input(struct qmp_session *session)
                                                   session->input_len - session->input_at, &used, &message, &err);
 
         session->input_at += used;
+        if (!has_input(session)) /* it may have held a secret */
+            explicit_bzero(session->input, session->input_len);
         if (result == JSON_VALUE)
             qmp_dispatch(session, message);
         else if (result == JSON_ERROR)

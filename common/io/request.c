@@ -10,8 +10,8 @@
 #include <fcntl.h>
 #include <string.h>
 
-/* O_DIRECT cannot do less than this; a read that ends elsewhere has met the end of the file. */
-#define SECTOR_BYTES 512
+/* The largest block of O_DIRECT: to go on from a multiple of it is never refused for the offset. */
+#define DIRECT_BLOCK_MAX_BYTES 65536
 
 void io_request_advance(struct block_request *req, size_t bytes)
 {
@@ -66,8 +66,8 @@ int io_request_transferred(struct block_request *req, ssize_t res)
     if (res == -EINTR)
         return BLOCK_PENDING;
     if (req->engine_op == BLOCK_OP_READ) {
-        /* O_DIRECT refuses to go on from the odd offset where the file ended. */
-        bool odd_end = res == -EINVAL && req->done_bytes > 0 && req->offset % SECTOR_BYTES != 0;
+        /* O_DIRECT refuses to go on from where the file ended within a block, be that a whole sector. */
+        bool odd_end = res == -EINVAL && req->done_bytes > 0 && req->offset % DIRECT_BLOCK_MAX_BYTES != 0;
 
         if (res == 0 || odd_end)
             return request_fill_with_zeros(req);

@@ -71,8 +71,9 @@ struct nbd_slot {
     const uint8_t *body; /* NULL with body_bytes: from file_fd */
     size_t body_bytes;
     size_t sent_bytes;
-    int file_fd;    /* borrowed; -1: none */
-    int file_error; /* reading file_fd failed: zeroes are sent instead, an error chunk follows */
+    int file_fd;     /* borrowed; -1: none */
+    int file_error;  /* reading file_fd failed: zeroes are sent instead, an error chunk follows */
+    bool file_ended; /* file_fd has become shorter: zeroes are what is there */
     uint64_t file_offset;
 };
 

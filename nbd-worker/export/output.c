@@ -171,22 +171,26 @@ static void file_failed(struct nbd_client *client, struct nbd_slot *slot, int co
     slot->file_error = code;
 }
 
-static void send_zeroes(struct nbd_client *client, struct nbd_slot *slot, size_t left_bytes)
+/* What is sent in place of the rest of a file. Returns how much went out. */
+static size_t send_zeroes(struct nbd_client *client, struct nbd_slot *slot, size_t left_bytes)
 {
     ssize_t n = send(client->watch.fd, zeroes, MIN(left_bytes, sizeof(zeroes)), MSG_DONTWAIT | MSG_NOSIGNAL);
 
     if (n < 0) {
         send_failed(client);
-        return;
+        return 0;
     }
     slot->sent_bytes += (size_t)n;
-    if ((size_t)n == left_bytes) {
+    if ((size_t)n == left_bytes && slot->file_error != 0) {
         /* The error chunk takes the place of the tail, which is too short for its text. */
         slot->head_bytes = slot->body_bytes = slot->tail_bytes = slot->sent_bytes = 0;
         slot->head_bytes = nbd_put_error(slot->head, client->limits.form, &slot->request, nbd_error_of(slot->file_error),
                                          nbd_error_text(slot->file_error));
     }
     made_progress(client);
+    if (slot->sent_bytes == reply_bytes(slot))
+        pop_slot(client);
+    return (size_t)n;
 }
 
 /* Returns how much of the file went out. */
@@ -197,10 +201,8 @@ static size_t send_file(struct nbd_client *client)
     off_t offset = (off_t)(slot->file_offset + done_bytes);
     ssize_t n;
 
-    if (slot->file_error != 0) {
-        send_zeroes(client, slot, slot->body_bytes - done_bytes);
-        return 0;
-    }
+    if (slot->file_error != 0 || slot->file_ended)
+        return send_zeroes(client, slot, slot->body_bytes - done_bytes);
     n = sendfile(client->watch.fd, slot->file_fd, &offset, slot->body_bytes - done_bytes);
     if (n > 0) {
         /* Short mostly means full; if not, the socket says so at once. */
@@ -210,7 +212,7 @@ static size_t send_file(struct nbd_client *client)
         if (slot->sent_bytes == reply_bytes(slot))
             pop_slot(client);
     } else if (n == 0) {
-        file_failed(client, slot, -EIO); /* the image has become shorter */
+        slot->file_ended = true; /* what lies behind the end reads as zeros, whoever cut the image */
     } else if (errno == EAGAIN) {
         client->blocked = true;
     } else if (errno == EPIPE || errno == ECONNRESET || errno == ETIMEDOUT || errno == ENOTCONN) {

@@ -58,6 +58,7 @@ struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_reques
     slot->body = NULL;
     slot->file_fd = -1;
     slot->file_error = 0;
+    slot->file_ended = false;
     client->slots_in_use++;
     return slot;
 }

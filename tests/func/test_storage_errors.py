@@ -241,18 +241,19 @@ def test_qemu_io_sees_eio(nbd, image):
 # ---- An image that changes under us ----
 
 @pytest.mark.own("qemu-storage-daemon asks the file's size again")
-@pytest.mark.parametrize("direct", [False, True], ids=["cached", "direct"])
-def test_an_image_that_shrank_reads_as_zeros_and_harms_nobody(nbd, disk_image, direct):
-    path = disk_image(size=4 * MIB, seed=3)
-    nbd.add_file("disk", path, cache={"direct": direct})
+@pytest.mark.parametrize("kind", ["tmpfs", "cached", "direct"])
+@pytest.mark.parametrize("end", [MIB + 1000, MIB + 512, MIB, 0])
+def test_an_image_that_shrank_reads_as_zeros_and_harms_nobody(nbd, image, disk_image, kind, end):
+    """Small reads and large ones, across the end and wholly behind it, go different ways."""
+    path = (image if kind == "tmpfs" else disk_image)(size=4 * MIB, seed=3)
+    nbd.add_file("disk", path, cache={"direct": kind == "direct"})
     nbd.export("disk")
     with client_of(nbd) as client:
-        os.truncate(path, MIB + 1000)
-        assert client.read(0, MIB) == images.read(path, 0, MIB)
-        for offset in (MIB, 2 * MIB, 3 * MIB + 1):
-            client.request(CMD_READ, offset, 4096)
-            error, _, data = client.simple_reply(4096)
-            assert error == EIO or data == (images.read(path, offset, 4096) + bytes(4096))[:4096]
+        os.truncate(path, end)
+        left = images.read(path)
+        for offset in (0, MIB - 4096, MIB, MIB + 513, 2 * MIB, 3 * MIB - 1):
+            for length in (512, 4096, 64 * KIB, MIB):
+                assert client.read(offset, length) == left[offset:offset + length].ljust(length, b"\0"), (offset, length)
         assert client.write(3 * MIB, b"w" * 4096) == 0
         assert client.read(3 * MIB, 4096) == b"w" * 4096
 

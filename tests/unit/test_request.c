@@ -75,6 +75,26 @@ static void test_a_direct_read_that_ended_at_an_odd_place_met_the_end_of_the_fil
     assert_int_equal(f.req.done_bytes, 30);
 }
 
+/* Blocks are larger than sectors on many disks. */
+static void test_a_direct_read_that_ended_within_a_block_met_the_end_of_the_file(void **state)
+{
+    static const uint64_t starts[] = { 0, 4096, 65536 };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(starts); i++) {
+        uint8_t buf[8192];
+        struct iovec iov = { buf, sizeof(buf) };
+        struct block_request req = { .op = BLOCK_OP_READ, .engine_op = BLOCK_OP_READ, .offset = starts[i],
+                                     .len_bytes = sizeof(buf), .iov = &iov, .iov_count = 1 };
+
+        memset(buf, 0xee, sizeof(buf));
+        assert_int_equal(io_request_transferred(&req, 4096 + 512), BLOCK_PENDING);
+        assert_int_equal(io_request_transferred(&req, -EINVAL), 0);
+        assert_int_equal(req.done_bytes, sizeof(buf));
+        for (unsigned k = 0; k < sizeof(buf); k++)
+            assert_int_equal(buf[k], k < 4096 + 512 ? 0xee : 0);
+    }
+}
+
 static void test_a_first_einval_is_an_error(void **state)
 {
     struct fixture f = make(BLOCK_OP_READ);
@@ -148,6 +168,7 @@ int main(void)
         cmocka_unit_test(test_an_interrupted_transfer_goes_on_from_where_it_was),
         cmocka_unit_test(test_a_read_at_the_end_of_the_file_is_filled_with_zeros),
         cmocka_unit_test(test_a_direct_read_that_ended_at_an_odd_place_met_the_end_of_the_file),
+        cmocka_unit_test(test_a_direct_read_that_ended_within_a_block_met_the_end_of_the_file),
         cmocka_unit_test(test_a_first_einval_is_an_error),
         cmocka_unit_test(test_a_write_that_takes_nothing_is_an_error),
         cmocka_unit_test(test_errors_of_the_storage_come_as_they_are),

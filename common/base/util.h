@@ -101,6 +101,12 @@ static inline bool is_power_of_2(uint64_t value)
     return value != 0 && (value & (value - 1)) == 0;
 }
 
+/* The largest power of 2 that divides both; 0 is divided by all. unit is a power of 2. */
+static inline uint32_t common_unit(uint32_t unit, uint64_t value)
+{
+    return value % unit == 0 ? unit : (uint32_t)(value & -value);
+}
+
 /* align must be a power of 2; round_up may overflow near UINT64_MAX, which callers exclude by a range check. */
 static inline uint64_t round_down(uint64_t value, uint64_t align)
 {

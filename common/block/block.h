@@ -17,7 +17,11 @@ struct block_tree;
 /* What an export may know of its root node. Sizes are bytes. */
 struct block_info {
     uint64_t size_bytes;      /* rounded up to a multiple of 512 */
-    uint32_t min_block_bytes; /* requests need no alignment; this is what is natural: 1, or the alignment of O_DIRECT */
+    /*
+     * Requests need no alignment; this is what is natural: 1, or the alignment of O_DIRECT. The size need not be a
+     * multiple of it, apart from that STATUS answers in multiples of it, for requests that are.
+     */
+    uint32_t min_block_bytes;
     uint32_t preferred_block_bytes;
     uint32_t max_transfer_bytes; /* 0: no limit of the node's own */
     bool read_only;

@@ -5,6 +5,9 @@
  * the extent of data found last is remembered; data that has been unmapped since is found by the count of such
  * requests.
  *
+ * Extents end where the file system says, within a sector at the end of the file: what follows reads as zeros. With
+ * O_DIRECT they are whole blocks.
+ *
  * lseek() moves the file position, which nothing here uses.
  */
 #include "common/block/file.h"
@@ -53,15 +56,21 @@ static uint64_t seek_data(const struct file_state *file, uint64_t pos)
     return MAX((uint64_t)data, pos);
 }
 
-/* Where the data at pos ends: whole sectors, at least one, so that a race with somebody who unmaps makes progress. */
+static uint32_t unit_of(const struct file_state *file)
+{
+    return file->direct ? file->align : 1;
+}
+
+/* Where the data at pos ends: behind it, so that a race with somebody who unmaps makes progress. */
 static uint64_t seek_hole(const struct file_state *file, uint64_t pos)
 {
     off_t hole = lseek(file->fd, (off_t)pos, SEEK_HOLE);
-    uint64_t least = round_down(pos, BLOCK_SECTOR_BYTES) + BLOCK_SECTOR_BYTES;
+    uint32_t step = MAX(unit_of(file), BLOCK_SECTOR_BYTES);
+    uint64_t least = round_down(pos, step) + step;
 
     if (hole < 0)
         return errno == ENXIO ? least : BLOCK_SIZE_MAX;
-    return MAX(round_up((uint64_t)hole, BLOCK_SECTOR_BYTES), least);
+    return (uint64_t)hole > pos ? round_up((uint64_t)hole, unit_of(file)) : least;
 }
 
 static int find_extents(struct block_request *req, uint8_t *scratch)
@@ -73,7 +82,7 @@ static int find_extents(struct block_request *req, uint8_t *scratch)
     req->extents_count = 0;
     while (pos < end) {
         uint64_t known = cache_find(file, pos);
-        uint64_t data = known > pos ? pos : round_down(seek_data(file, pos), BLOCK_SECTOR_BYTES);
+        uint64_t data = known > pos ? pos : round_down(seek_data(file, pos), unit_of(file));
         uint64_t stop;
 
         if (data > pos) {

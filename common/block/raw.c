@@ -42,6 +42,8 @@ static int raw_open(struct block_node *node, const struct block_open_args *args,
     node->info = node->child->info;
     node->info.read_only |= (spec->flags & IPC_NODE_READ_ONLY) != 0;
     node->info.size_bytes = size_bytes;
+    /* Blocks of the child are none of ours if the window does not begin with one. */
+    node->info.min_block_bytes = common_unit(node->info.min_block_bytes, spec->offset_bytes);
     return 0;
 }
 

@@ -22,10 +22,19 @@ static uint32_t description_len(const struct nbd_export *nbd)
     return nbd->description != NULL ? (uint32_t)strlen(nbd->description) : 0;
 }
 
+/*
+ * "Block size constraints": the size SHOULD be a multiple of the minimum, which QEMU's client takes for granted. What is
+ * natural for the node may be larger; its worker serves smaller requests all the same.
+ */
+static uint32_t min_block(const struct nbd_export *nbd, const struct ipc_status_ready *ready)
+{
+    return common_unit(MIN(MAX(ready->min_block_bytes, 1), MIN_BLOCK_MAX_BYTES), nbd->size_bytes);
+}
+
 static void fill_entry(struct nbd_directory_entry *entry, const struct nbd_export *nbd)
 {
     const struct ipc_status_ready *ready = worker_get_ready(nbd->export->worker);
-    uint32_t min = MIN(MAX(ready->min_block_bytes, 1), MIN_BLOCK_MAX_BYTES);
+    uint32_t min = min_block(nbd, ready);
     uint32_t preferred = ready->preferred_block_bytes != 0 ? ready->preferred_block_bytes : DEFAULT_PREFERRED;
 
     preferred = MIN(MAX(MAX(preferred, min), PREFERRED_MIN_BYTES), PREFERRED_MAX_BYTES);

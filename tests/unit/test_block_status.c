@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/block/file.h"
+
 #define KIB  1024u
 #define SIZE (1024 * KIB)
 #define HOLE (BLOCK_EXTENT_ZERO | BLOCK_EXTENT_HOLE)
@@ -44,6 +46,52 @@ static void test_holes_and_data_are_told_apart(void **state)
     open_sparse(f);
     assert_int_equal(fixture_status(f, 0, SIZE, got, 8), 5);
     check_extents(got, expected, 5);
+}
+
+/* As qemu-storage-daemon says it. */
+static void test_what_follows_the_last_byte_of_a_file_is_a_hole(void **state)
+{
+    static const struct block_extent expected[] = { { 1000, 0 }, { 24, HOLE } };
+    struct block_fixture *f = *state;
+    struct block_extent got[4];
+    uint8_t bytes[1024];
+    int fd = fixture_open_file(f, 1000, 0);
+
+    memset(bytes, 1, sizeof(bytes));
+    assert_int_equal(pwrite(fd, bytes, 1000, 0), 1000);
+    for (unsigned again = 0; again < 2; again++) { /* the second time the data is known */
+        assert_int_equal(fixture_status(f, 0, 1024, got, 4), 2);
+        check_extents(got, expected, 2);
+        assert_int_equal(fixture_status(f, 0, 1024, got, 1), 1);
+        check_extents(got, expected, 1);
+    }
+    assert_int_equal(fixture_status(f, 999, 25, got, 4), 2);
+    assert_int_equal(got[0].len_bytes, 1);
+    assert_int_equal(fixture_status(f, 1000, 24, got, 4), 1);
+    assert_int_equal(got[0].flags, HOLE);
+    assert_int_equal(fixture_io(f, BLOCK_OP_WRITE, 0, 1000, bytes, 24), 0); /* the file grows */
+    assert_int_equal(fixture_status(f, 0, 1024, got, 4), 1);
+    assert_int_equal(got[0].len_bytes, 1024);
+    assert_int_equal(got[0].flags, 0);
+}
+
+/* Who asks for whole blocks is told of whole blocks, up to the end of what was asked for. */
+static void test_extents_of_a_direct_file_are_whole_blocks(void **state)
+{
+    struct block_fixture *f = *state;
+    struct block_extent got[4];
+    int fd = fixture_open_file(f, 9000, IPC_NODE_CACHE_DIRECT);
+    struct file_state *file = f->root->state;
+
+    if (!file->direct)
+        return;
+    file->align = 4096;
+    assert_int_equal(ftruncate(fd, 0), 0);
+    assert_int_equal(ftruncate(fd, 9000), 0);
+    assert_int_equal(fixture_io(f, BLOCK_OP_WRITE, 0, 8192, &(uint8_t){ 1 }, 1), 0);
+    assert_int_equal(ftruncate(fd, 9000), 0);
+    assert_int_equal(fixture_status(f, 0, 9216, got, 4), 2);
+    check_extents(got, (const struct block_extent[]){ { 8192, HOLE }, { 1024, 0 } }, 2);
 }
 
 static void test_as_many_extents_as_there_is_room_for(void **state)
@@ -146,20 +194,6 @@ static void test_what_was_written_is_data(void **state)
     assert_int_equal(got[0].flags, 0);
 }
 
-static void test_the_rounded_tail_belongs_to_the_last_sector(void **state)
-{
-    struct block_fixture *f = *state;
-    struct block_extent got[4];
-    uint8_t bytes[1000];
-    int fd = fixture_open_file(f, 1000, 0);
-
-    memset(bytes, 1, sizeof(bytes));
-    assert_int_equal(pwrite(fd, bytes, sizeof(bytes), 0), sizeof(bytes));
-    assert_int_equal(fixture_status(f, 0, 1024, got, 4), 1);
-    assert_int_equal(got[0].len_bytes, 1024);
-    assert_int_equal(got[0].flags, 0);
-}
-
 static void test_a_file_that_was_cut_is_a_hole(void **state)
 {
     struct block_fixture *f = *state;
@@ -176,13 +210,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(test_holes_and_data_are_told_apart),
+        FIXTURE_TEST(test_what_follows_the_last_byte_of_a_file_is_a_hole),
+        FIXTURE_TEST(test_extents_of_a_direct_file_are_whole_blocks),
         FIXTURE_TEST(test_as_many_extents_as_there_is_room_for),
         FIXTURE_TEST(test_extents_never_reach_beyond_the_range),
         FIXTURE_TEST(test_a_known_extent_of_data_is_answered_at_once),
         FIXTURE_TEST(test_what_follows_a_known_extent_is_looked_for),
         FIXTURE_TEST(test_what_was_unmapped_is_no_longer_data),
         FIXTURE_TEST(test_what_was_written_is_data),
-        FIXTURE_TEST(test_the_rounded_tail_belongs_to_the_last_sector),
         FIXTURE_TEST(test_a_file_that_was_cut_is_a_hole),
     };
 

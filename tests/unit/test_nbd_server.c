@@ -145,12 +145,17 @@ bool worker_may_log(struct worker_handle *worker)
     return true;
 }
 
-static void report_ready(struct worker_handle *worker)
+static void report_ready_with(struct worker_handle *worker, uint64_t size_bytes, uint32_t min_block_bytes)
 {
     worker->state = WORKER_RUNNING;
-    worker->ready.size_bytes = 1 << 20;
-    worker->ready.min_block_bytes = 1;
+    worker->ready.size_bytes = size_bytes;
+    worker->ready.min_block_bytes = min_block_bytes;
     worker->ops->ready(worker, &worker->ready, worker->opaque);
+}
+
+static void report_ready(struct worker_handle *worker)
+{
+    report_ready_with(worker, 1 << 20, 1);
 }
 
 /* What the monitor says to it; one that is refused would be killed. */
@@ -579,6 +584,50 @@ static void test_numbers_of_a_worker_are_brought_into_range(void **state)
     entry = nbd_directory_find(&view, "e", 1);
     assert_int_equal(entry->min_block_bytes, 65536);
     assert_int_equal(entry->preferred_block_bytes, 32 << 20);
+    nbd_directory_unmap(&view);
+    close(client);
+}
+
+/* "Block size constraints": the size SHOULD be a multiple of the minimum; QEMU's client aborts where it is not. */
+static void test_the_minimum_block_divides_the_size(void **state)
+{
+    static const struct {
+        uint64_t size;
+        uint32_t natural;
+        uint32_t told;
+    } cases[] = {
+        { 1 << 20, 4096, 4096 },   { (1 << 20) + 512, 4096, 512 }, { (1 << 20) + 2048, 4096, 2048 },
+        { 512, 4096, 512 },        { 4096, 512, 512 },             { (1 << 20) + 512, 1, 1 },
+        { 0, 4096, 4096 },         { INT64_MAX - 511, 4096, 512 }, { 65536 * 3, 1u << 30, 65536 },
+        { 65536 + 1024, 65536, 1024 },
+    };
+    const struct nbd_directory_entry *entry;
+    struct nbd_directory_view view;
+    struct worker_handle *worker;
+    struct answer answer;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        char id[16];
+
+        snprintf(id, sizeof(id), "e%u", i);
+        add_export(id, "n", id, true, &answer);
+        worker = find_worker(IPC_ROLE_NBD_EXPORT, WORKER_CREATING);
+        report_ready_with(worker, cases[i].size, cases[i].natural);
+    }
+    client = connect_client();
+    assert_int_equal(nbd_directory_map(negotiator_of(1)->sent[0].fds[1], &view, NULL), 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        char id[16];
+
+        snprintf(id, sizeof(id), "e%u", i);
+        entry = nbd_directory_find(&view, id, strlen(id));
+        assert_true(entry->size_bytes == cases[i].size);
+        assert_int_equal(entry->min_block_bytes, cases[i].told);
+        assert_true(entry->preferred_block_bytes >= MAX(cases[i].told, 512));
+    }
     nbd_directory_unmap(&view);
     close(client);
 }
@@ -1244,6 +1293,7 @@ int main(void)
         SERVER_TEST(test_a_pool_that_died_is_filled_up_again),
         SERVER_TEST(test_a_client_goes_unread_to_a_negotiator_with_the_directory),
         SERVER_TEST(test_numbers_of_a_worker_are_brought_into_range),
+        SERVER_TEST(test_the_minimum_block_divides_the_size),
         SERVER_TEST(test_a_negotiated_client_goes_to_its_exports_worker),
         SERVER_TEST(test_every_client_gets_the_greeting),
         SERVER_TEST(test_silent_clients_have_no_negotiator),

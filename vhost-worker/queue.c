@@ -27,7 +27,7 @@ struct vhost_slot {
 
 /* ---- Breaking and stopping ---- */
 
-static void signal_fd(int fd)
+void vhost_signal_fd(int fd)
 {
     uint64_t one = 1;
 
@@ -44,7 +44,7 @@ static void queue_break(struct vhost_queue *q)
         return;
     q->is_broken = true;
     io_loop_unwatch(q->thread->io->loop, &q->kick);
-    signal_fd(q->err_fd);
+    vhost_signal_fd(q->err_fd);
     io_loop_post(q->shared->worker->control_loop, &q->broken_task);
 }
 
@@ -91,7 +91,7 @@ static void queue_show(struct vhost_queue *q)
 {
     vring_publish(&q->ring);
     if (vring_must_notify(&q->ring))
-        signal_fd(q->call_fd);
+        vhost_signal_fd(q->call_fd);
 }
 
 /* The same at the end of a batch. */
@@ -104,7 +104,7 @@ static void queue_flush(struct vhost_queue *q)
         return;
     queue_show(q);
     if (q->shared->log_all)
-        signal_fd(q->shared->log_fd);
+        vhost_signal_fd(q->shared->log_fd);
     check_memory(q);
 }
 

@@ -76,6 +76,9 @@ void vhost_queue_reset(struct vhost_queue *queue); /* at rest: releases all that
 /* Take fd for kicks. 0; -EINVAL: it cannot be watched, and is still the caller's. */
 int vhost_queue_set_kick(struct vhost_queue *queue, int fd, struct error *err);
 
+/* Signal a descriptor that was checked; -1: there is none. */
+void vhost_signal_fd(int fd);
+
 /* Whether fd may be written to in order to signal: 0; -EINVAL if that could block an I/O thread, or change a file. */
 int vhost_signal_fd_check(int fd, struct error *err);
 

@@ -112,7 +112,12 @@ static int make_buffer(uint64_t len_bytes, struct error *err)
     return TAKE_FD(fd);
 }
 
-/* The size of the message differs between front-ends (padding of a C struct): the reply has that of the request. */
+/*
+ * Each region has room for the largest ring in either layout: which one it will be is not always decided yet, and the
+ * queue_size of the message is what the front-end was configured with, while a driver may choose another one (QEMU asks
+ * for 128 and goes on with rings of 1024). The size of the message differs between front-ends (padding of a C struct):
+ * the reply has that of the request.
+ */
 enum vhost_outcome vhost_get_inflight_fd(struct vhost_session *session, struct vhost_message *message,
                                          struct error *err)
 {
@@ -124,8 +129,7 @@ enum vhost_outcome vhost_get_inflight_fd(struct vhost_session *session, struct v
         error_prepend(err, "GET_INFLIGHT_FD");
         return VHOST_FATAL;
     }
-    /* Room for either layout: which one it will be is not always decided yet. */
-    stride = round_up(vhost_inflight_region_bytes(true, reply.inflight.queue_size), 64);
+    stride = round_up(vhost_inflight_region_bytes(true, VIRTQ_SIZE_MAX), 64);
     reply.inflight.mmap_size = stride * reply.inflight.num_queues;
     reply.inflight.mmap_offset = 0;
     fd = make_buffer(reply.inflight.mmap_size, err);
@@ -138,7 +142,7 @@ enum vhost_outcome vhost_get_inflight_fd(struct vhost_session *session, struct v
 
 /*
  * All regions have one size (libvhost-user and others round theirs up, each in its own way), hence mmap_size divided by
- * num_queues. Whether it is enough for a queue shows when that is started.
+ * num_queues. Whether it is enough for a queue shows when that is started; queue_size says nothing about that.
  */
 enum vhost_outcome vhost_set_inflight_fd(struct vhost_session *session, struct vhost_message *message,
                                          struct error *err)
@@ -158,6 +162,5 @@ enum vhost_outcome vhost_set_inflight_fd(struct vhost_session *session, struct v
     vhost_mapping_close(&session->inflight);
     session->inflight = mapping;
     session->inflight_queues = inflight.num_queues;
-    session->inflight_queue_size = inflight.queue_size;
     return VHOST_DONE;
 }

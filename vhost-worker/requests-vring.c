@@ -113,7 +113,16 @@ static enum vhost_outcome set_signal_fd(struct vhost_message *message, int *fd, 
 
 enum vhost_outcome vhost_set_vring_call(struct vhost_session *session, struct vhost_message *message, struct error *err)
 {
-    return set_signal_fd(message, &vring_of(session, message)->queue.call_fd, err);
+    struct vhost_queue *queue = &vring_of(session, message)->queue;
+    enum vhost_outcome outcome = set_signal_fd(message, &queue->call_fd, err);
+
+    /*
+     * Once, whether there is something to tell or not, as libvhost-user does: a worker that died between publishing and
+     * signalling would otherwise leave a driver that waits for ever.
+     */
+    if (outcome == VHOST_DONE)
+        vhost_signal_fd(queue->call_fd);
+    return outcome;
 }
 
 enum vhost_outcome vhost_set_vring_err(struct vhost_session *session, struct vhost_message *message, struct error *err)
@@ -140,9 +149,9 @@ static int open_inflight(struct vhost_session *session, struct vhost_vring *vrin
     if (session->inflight.map == NULL || vring->queue.index >= session->inflight_queues)
         return 0;
     stride = session->inflight.len_bytes / session->inflight_queues;
-    if (vring->config.size > session->inflight_queue_size || stride < need)
-        return error_set(err, -EPROTO, "the inflight buffer has %llu bytes for a queue of %u, this is one of %u",
-                         (unsigned long long)stride, session->inflight_queue_size, vring->config.size);
+    if (stride < need)
+        return error_set(err, -EPROTO, "the inflight buffer has %llu bytes for a queue, one of %u needs %llu",
+                         (unsigned long long)stride, vring->config.size, (unsigned long long)need);
     return vhost_inflight_open(&vring->queue.inflight, session->inflight.data + stride * vring->queue.index,
                                vring->config.packed, (uint16_t)vring->config.size, err);
 }

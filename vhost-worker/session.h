@@ -61,7 +61,6 @@ struct vhost_session {
     bool config_changed; /* the front-end has not been told */
     struct vhost_mapping inflight;
     uint16_t inflight_queues;
-    uint16_t inflight_queue_size;
     bool closing;
     bool draining;
     struct error reason; /* why it is closing */

@@ -352,7 +352,7 @@ void fe_layout_queue(struct fe *fe, unsigned index, unsigned size, uint64_t ram_
     q->desc = (struct fe_desc *)at;
     q->pdesc = (struct fe_packed_desc *)at;
     q->avail = q->driver_event = (uint16_t *)(at + 0x4000);
-    q->used = q->device_event = (uint16_t *)(at + 0x6000);
+    q->used = q->device_event = (uint16_t *)(at + 0x5000);
     q->used_seen = 0;
     q->next = q->used_next = 0;
     q->wrap = q->used_wrap = true;

@@ -103,7 +103,7 @@ struct fe_packed_desc {
 };
 
 #define FE_QUEUES_MAX     8
-#define FE_QUEUE_SIZE_MAX 256
+#define FE_QUEUE_SIZE_MAX 1024
 
 /*
  * Memory: one memfd. A guard, region A, region B, a guard; A and B touch in guest addresses and not in user addresses.

@@ -177,6 +177,7 @@ static uint8_t parse_range(const struct blk_device *dev, enum block_op op,
 static int parse_ranges(const struct blk_device *dev, struct blk_request *req)
 {
     struct virtio_blk_discard_write_zeroes segment;
+    uint64_t total_bytes = 0; /* at most BLK_RANGES_MAX times BLK_DISCARD_BYTES_MAX */
 
     if (dev->read_only)
         return finish(req, VIRTIO_BLK_S_IOERR);
@@ -190,9 +191,11 @@ static int parse_ranges(const struct blk_device *dev, struct blk_request *req)
         status = parse_range(dev, req->op, &segment, &req->ranges[req->range_count]);
         if (status != VIRTIO_BLK_S_OK)
             return finish(req, status);
+        total_bytes += req->ranges[req->range_count].len_bytes;
         if (req->ranges[req->range_count].len_bytes > 0)
             req->range_count++;
     }
+    req->len_bytes = total_bytes;
     if (req->range_count == 0)
         return finish(req, VIRTIO_BLK_S_OK);
     req->action = BLK_RANGES;
@@ -231,6 +234,7 @@ int blk_request_parse(const struct blk_device *dev, const struct vring_chain *ch
     out = take_front(out, &out_count, &header, sizeof(header));
     ret->status_byte = (uint8_t *)last->iov_base + --last->iov_len;
     in_count -= last->iov_len == 0;
+    ret->op = BLOCK_OP_MAX;
     ret->flags = 0;
     ret->in_len_bytes = 1;
     ret->range_count = 0;
@@ -240,8 +244,10 @@ int blk_request_parse(const struct blk_device *dev, const struct vring_chain *ch
         ret->iov = in;
         ret->iov_count = in_count;
         ret->len_bytes = chain->in_bytes - 1;
+        if (type == VIRTIO_BLK_T_GET_ID)
+            return parse_get_id(dev, ret);
         ret->op = BLOCK_OP_READ;
-        return type == VIRTIO_BLK_T_IN ? parse_transfer(dev, &header, ret) : parse_get_id(dev, ret);
+        return parse_transfer(dev, &header, ret);
     }
     ret->iov = out;
     ret->iov_count = out_count;
@@ -253,6 +259,7 @@ int blk_request_parse(const struct blk_device *dev, const struct vring_chain *ch
     case VIRTIO_BLK_T_FLUSH:
         ret->op = BLOCK_OP_FLUSH;
         ret->action = BLK_FLUSH;
+        ret->len_bytes = ret->iov_count = 0; /* data beside it means nothing */
         return 0;
     case VIRTIO_BLK_T_DISCARD:
         ret->op = BLOCK_OP_DISCARD;

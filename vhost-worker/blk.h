@@ -11,10 +11,14 @@
 #include "common/io/request.h"
 #include "vhost-worker/ring.h"
 
-#define BLK_SEG_MAX           (VRING_CHAIN_MAX - 2) /* all but header and status */
-#define BLK_SIZE_MAX          (1u << 20)            /* what a driver is asked to keep to, for each segment */
-#define BLK_RANGES_MAX        16u                   /* segments of one DISCARD or WRITE_ZEROES */
-#define BLK_DISCARD_BYTES_MAX (1u << 30)            /* of one of these segments */
+/*
+ * What a driver is asked to keep to: segments of one request, so that it fits into a queue of 128 with header and
+ * status (the size of the queue is not known when a driver reads this), and bytes of each. More of both is served.
+ */
+#define BLK_SEG_MAX           126u
+#define BLK_SIZE_MAX          (1u << 20)
+#define BLK_RANGES_MAX        16u        /* segments of one DISCARD or WRITE_ZEROES */
+#define BLK_DISCARD_BYTES_MAX (1u << 30) /* of one of these segments */
 #define BLK_REQUEST_BYTES_MAX ((uint64_t)BLK_SEG_MAX * BLK_SIZE_MAX)
 #define BLK_LOGICAL_BLOCK_MIN 512u
 #define BLK_LOGICAL_BLOCK_MAX (2u << 20)
@@ -61,12 +65,12 @@ struct blk_range {
 
 struct blk_request {
     enum blk_action action;
-    uint8_t status;       /* VIRTIO_BLK_S_*, of BLK_FINISH */
-    uint8_t *status_byte; /* in guest memory */
-    enum block_op op;
-    unsigned flags; /* BLOCK_REQ_* */
-    uint64_t offset;
-    uint64_t len_bytes;
+    uint8_t status;        /* VIRTIO_BLK_S_*, of BLK_FINISH */
+    uint8_t *status_byte;  /* in guest memory */
+    enum block_op op;      /* BLOCK_OP_MAX: none, the device answers by itself */
+    unsigned flags;        /* BLOCK_REQ_* */
+    uint64_t offset;       /* of BLK_TRANSFER */
+    uint64_t len_bytes;    /* that it is about: of the transfer, of all ranges together */
     uint32_t in_len_bytes; /* what the driver is told of bytes written if all goes well */
     struct iovec *iov;     /* of BLK_TRANSFER: within the array that was given */
     unsigned iov_count;

@@ -15,16 +15,6 @@
 #define SHOW_MAX      16u          /* finished requests that the driver may have to wait for */
 #define SHOW_BYTES    (1u << 20)   /* more of them at least: it makes new ones while those behind these are copied */
 
-struct vhost_slot {
-    struct block_request io;
-    struct vhost_queue *queue;
-    struct vhost_slot *next; /* free list */
-    struct vring_chain chain;
-    unsigned range_next; /* of blk.ranges: the one to submit next */
-    struct blk_request blk;
-    struct iovec iov[VRING_IOV_MAX];
-};
-
 /* ---- Breaking and stopping ---- */
 
 void vhost_signal_fd(int fd)
@@ -110,7 +100,7 @@ static void queue_flush(struct vhost_queue *q)
 
 static void queue_check_stopped(struct vhost_queue *q)
 {
-    if (!q->is_stopping || q->slots_in_use > 0)
+    if (!q->is_stopping || q->slots.in_use > 0)
         return;
     queue_flush(q);
     /* A driver that was told that it need not kick would wait for ever for whoever serves the ring next. */
@@ -126,19 +116,12 @@ static void queue_check_stopped(struct vhost_queue *q)
 
 static void log_data(struct vhost_queue *q, struct vhost_slot *slot)
 {
-    const struct iovec *iov = &q->log_iov[(size_t)(slot - q->slots) * VRING_IOV_MAX];
+    const struct iovec *iov = vhost_slots_written(&q->slots, slot);
 
-    for (unsigned i = 0; i < slot->chain.in_count; i++) {
+    for (unsigned i = 0; iov != NULL && i < slot->chain.in_count; i++) {
         if (!vhost_dirty_log_mark_host(&q->shared->log, &q->shared->memory, iov[i].iov_base, iov[i].iov_len))
             q->ring.log_failed = true;
     }
-}
-
-static void slot_free(struct vhost_queue *q, struct vhost_slot *slot)
-{
-    slot->next = q->free_slots;
-    q->free_slots = slot;
-    q->slots_in_use--;
 }
 
 /* Give a request back to the driver; it becomes visible with the next flush. */
@@ -149,23 +132,34 @@ static void slot_finish(struct vhost_queue *q, struct vhost_slot *slot, uint8_t 
 
     if (!q->is_broken) {
         *slot->blk.status_byte = status;
-        if (q->log_iov != NULL)
-            log_data(q, slot);
+        log_data(q, slot);
         vring_push(&q->ring, &slot->chain, len_bytes);
     }
-    slot_free(q, slot);
+    vhost_slots_give_back(&q->slots, slot);
 }
 
 static void count(struct vhost_queue *q, const struct vhost_slot *slot, int result)
 {
     enum block_op op = slot->blk.op;
 
+    if (op == BLOCK_OP_MAX)
+        return;
     q->counted = true;
     q->ops[op]++;
     if (result == 0)
         q->bytes[op] += slot->blk.len_bytes;
     else
         q->errors[op]++;
+}
+
+/* Of several ranges the one that failed is told, which is the last that was submitted. */
+static void report_error(struct vhost_queue *q, const struct vhost_slot *slot, int result)
+{
+    const struct blk_request *blk = &slot->blk;
+    const struct blk_range *range = blk->action == BLK_RANGES ? &blk->ranges[slot->range_next - 1] : NULL;
+
+    worker_report_io_error(q->shared->worker, &slot->io, range != NULL ? range->offset : blk->offset,
+                           range != NULL ? range->len_bytes : blk->len_bytes, result);
 }
 
 /* The block layer is done with the request. */
@@ -178,7 +172,7 @@ static void slot_result(struct vhost_queue *q, struct vhost_slot *slot, int resu
         error_set(&q->broken_error, -EFAULT, "queue %u: memory of the guest has gone: its file was cut", q->index);
         queue_break(q);
     } else if (result < 0 && result != -ENOTSUP) {
-        worker_report_io_error(q->shared->worker, &slot->io, slot->blk.offset, slot->blk.len_bytes, result);
+        report_error(q, slot, result);
     }
     slot_finish(q, slot, blk_status(result));
 }
@@ -198,8 +192,6 @@ static int slot_submit_ranges(struct vhost_queue *q, struct vhost_slot *slot)
                                            .offset = range->offset,
                                            .len_bytes = range->len_bytes,
                                            .complete = slot_complete };
-        slot->blk.offset = range->offset;
-        slot->blk.len_bytes = range->len_bytes;
         ret = block_submit(q->shared->worker->root, q->thread->io->queue, &slot->io);
     }
     return ret;
@@ -221,13 +213,13 @@ static void slot_complete(struct block_request *io, int result)
 }
 
 /*
- * Reads of a file go side by side. Writes do not, because file systems let one at a time into a file: more threads would
- * but wait for each other.
+ * Reads of a file go side by side. Writes do not, because file systems let one at a time into a file: more threads
+ * would but wait for each other.
  */
 static bool is_worth_a_thread(const struct vhost_queue *q, const struct vhost_slot *slot)
 {
     return slot->blk.op == BLOCK_OP_READ && slot->blk.len_bytes >= OFFLOAD_BYTES &&
-           (q->slots_in_use > 1 || vring_available(&q->ring));
+           (q->slots.in_use > 1 || vring_available(&q->ring));
 }
 
 /* Execute a request that was taken. Returns whether it is finished. */
@@ -237,6 +229,7 @@ static bool slot_start(struct vhost_queue *q, struct vhost_slot *slot)
 
     switch (slot->blk.action) {
     case BLK_FINISH:
+        count(q, slot, slot->blk.status == VIRTIO_BLK_S_OK ? 0 : -EIO);
         slot_finish(q, slot, slot->blk.status);
         return true;
     case BLK_RANGES:
@@ -251,9 +244,9 @@ static bool slot_start(struct vhost_queue *q, struct vhost_slot *slot)
         if (is_worth_a_thread(q, slot))
             slot->io.flags |= BLOCK_REQ_OFFLOAD;
         slot->io.offset = slot->blk.offset;
-        slot->io.len_bytes = slot->blk.action == BLK_FLUSH ? 0 : slot->blk.len_bytes;
+        slot->io.len_bytes = slot->blk.len_bytes;
         slot->io.iov = slot->blk.iov;
-        slot->io.iov_count = slot->blk.action == BLK_FLUSH ? 0 : slot->blk.iov_count;
+        slot->io.iov_count = slot->blk.iov_count;
         slot->io.complete = slot_complete;
         ret = block_submit(q->shared->worker->root, q->thread->io->queue, &slot->io);
         break;
@@ -265,17 +258,18 @@ static bool slot_start(struct vhost_queue *q, struct vhost_slot *slot)
 }
 
 /* Take one request off the ring. 1, 0: none is available, or -errno: the ring is broken. */
-static int slot_take(struct vhost_queue *q, struct vhost_slot *slot)
+static int slot_take(struct vhost_queue *q, struct vhost_slot **ret_slot)
 {
-    int ret = vring_pop(&q->ring, &slot->chain, slot->iov, &q->broken_error);
+    struct iovec *iov;
+    int ret = vhost_slots_take(&q->slots, &q->ring, ret_slot, &iov, &q->broken_error);
 
     if (ret <= 0)
         return ret;
-    if (q->log_iov != NULL)
-        memcpy(&q->log_iov[(size_t)(slot - q->slots) * VRING_IOV_MAX], slot->iov + slot->chain.out_count,
-               slot->chain.in_count * sizeof(struct iovec));
-    ret = blk_request_parse(&q->shared->device, &slot->chain, slot->iov, &slot->blk, &q->broken_error);
-    return ret < 0 ? ret : 1;
+    ret = blk_request_parse(&q->shared->device, &(*ret_slot)->chain, iov, &(*ret_slot)->blk, &q->broken_error);
+    if (ret == 0)
+        return 1;
+    vhost_slots_give_back(&q->slots, *ret_slot);
+    return ret;
 }
 
 /* Serve what is available, up to a turn's worth. Returns whether there was anything. */
@@ -286,13 +280,13 @@ static bool queue_serve(struct vhost_queue *q)
 
     vring_want_notify(&q->ring, false);
     for (taken = 0; taken < TURN_MAX && !q->is_broken; taken++) {
-        struct vhost_slot *slot = q->free_slots;
+        struct vhost_slot *slot;
         int ret;
 
-        /* The ring bounds what is in flight, so there is one unless the bound was just reached. */
-        if (slot == NULL)
+        /* The ring bounds what is in flight, so there is a slot unless the bound was just reached. */
+        if (!vhost_slots_available(&q->slots))
             break;
-        ret = slot_take(q, slot);
+        ret = slot_take(q, &slot);
         if (ret == 0)
             break;
         if (ret < 0) {
@@ -300,8 +294,6 @@ static bool queue_serve(struct vhost_queue *q)
             queue_break(q);
             break;
         }
-        q->free_slots = slot->next;
-        q->slots_in_use++;
         if (slot_start(q, slot)) {
             finished++;
             finished_bytes += slot->blk.len_bytes;
@@ -317,9 +309,10 @@ static bool queue_serve(struct vhost_queue *q)
     return taken > 0;
 }
 
+/* Without a slot it goes on with the first request that comes back. */
 static bool may_serve(const struct vhost_queue *q)
 {
-    return q->kicked && !q->is_stopping && !q->is_broken;
+    return q->kicked && !q->is_stopping && !q->is_broken && vhost_slots_available(&q->slots);
 }
 
 static void on_kick(struct io_watch *watch, uint32_t events)
@@ -444,9 +437,7 @@ void vhost_queue_reset(struct vhost_queue *q)
 {
     vring_done(&q->ring);
     vhost_inflight_close(&q->inflight);
-    free(TAKE_PTR(q->slots));
-    free(TAKE_PTR(q->log_iov));
-    q->slot_count = 0;
+    vhost_slots_release(&q->slots);
     q->kicked = false;
     close_fd(&q->kick_fd);
     close_fd(&q->call_fd);
@@ -487,38 +478,9 @@ int vhost_signal_fd_check(int fd, struct error *err)
     return 0;
 }
 
-static int make_slots(struct vhost_queue *q, struct error *err)
-{
-    unsigned slot_count = q->ring.size;
-
-    free(q->log_iov);
-    q->log_iov = NULL;
-    if (slot_count != q->slot_count) {
-        free(q->slots);
-        q->slot_count = 0;
-        q->slots = calloc(slot_count, sizeof(*q->slots));
-        if (q->slots == NULL)
-            return error_set(err, -ENOMEM, "no memory for a queue of %u requests", slot_count);
-        q->slot_count = slot_count;
-    }
-    if (q->shared->log_all) {
-        q->log_iov = calloc(slot_count, VRING_IOV_MAX * sizeof(*q->log_iov));
-        if (q->log_iov == NULL)
-            return error_set(err, -ENOMEM, "no memory to log a queue of %u requests", slot_count);
-    }
-    q->free_slots = NULL;
-    q->slots_in_use = 0;
-    for (unsigned i = slot_count; i-- > 0;) {
-        q->slots[i].queue = q;
-        q->slots[i].next = q->free_slots;
-        q->free_slots = &q->slots[i];
-    }
-    return 0;
-}
-
 int vhost_queue_start(struct vhost_queue *q, struct error *err)
 {
-    int ret = make_slots(q, err);
+    int ret = vhost_slots_make(&q->slots, q, q->ring.size, q->shared->log_all, err);
 
     if (ret < 0)
         return ret;

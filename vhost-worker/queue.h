@@ -8,10 +8,9 @@
 #define BULKHEAD_VHOST_QUEUE_H
 
 #include "common/worker/worker.h"
-#include "vhost-worker/blk.h"
+#include "vhost-worker/slots.h"
 
 struct vhost_queue;
-struct vhost_slot;
 
 /* What all queues of the export share; the control thread changes it only while all of them rest. */
 struct vhost_shared {
@@ -53,11 +52,7 @@ struct vhost_queue {
     bool is_running;
     bool is_stopping;
     bool is_broken;
-    struct vhost_slot *slots; /* [slot_count] */
-    unsigned slot_count;
-    struct vhost_slot *free_slots;
-    unsigned slots_in_use;
-    struct iovec *log_iov; /* [slot_count][VRING_IOV_MAX] while the dirty log is on: where the data went */
+    struct vhost_slots slots;
     struct io_task start_task, stop_task;     /* to the I/O thread */
     struct io_task stopped_task, broken_task; /* to the control thread */
 

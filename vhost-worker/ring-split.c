@@ -79,13 +79,15 @@ static int walk_chain(struct vring_gather *gather, uint16_t head, struct error *
     struct vring *ring = gather->ring;
     struct virtq_desc table[VRING_CHAIN_MAX], copy;
     const struct virtq_desc *from = ring->split.desc;
-    unsigned size = ring->size, next = head;
+    unsigned size = ring->size, next = head, left = size;
     bool in_table = false;
 
     for (;;) {
         uint16_t flags;
         int ret;
 
+        if (left-- == 0)
+            return error_set(err, -EPROTO, "a chain that goes round in a circle");
         /* The copy of a table is ours, but copying from it alike keeps one path. */
         vhost_copy_in(&copy, &from[next], sizeof(copy));
         flags = le16toh(copy.flags);
@@ -96,7 +98,7 @@ static int walk_chain(struct vring_gather *gather, uint16_t head, struct error *
             if (ret < 0)
                 return ret;
             from = table;
-            size = (unsigned)ret;
+            size = left = (unsigned)ret;
             next = 0;
             in_table = true;
             continue;
@@ -106,7 +108,6 @@ static int walk_chain(struct vring_gather *gather, uint16_t head, struct error *
             return ret;
         if (!(flags & VIRTQ_DESC_F_NEXT))
             return 0;
-        /* A loop ends at the bound of vring_gather_buffer(). */
         next = le16toh(copy.next);
         if (next >= size)
             return error_set(err, -EPROTO, "a descriptor that leads to descriptor %u of %u", next, size);

@@ -18,7 +18,7 @@ int vring_gather_buffer(struct vring_gather *gather, uint64_t addr, uint32_t len
         return error_set(err, -EPROTO, "a descriptor of 0 bytes");
     if (!writable && chain->in_count > 0)
         return error_set(err, -EPROTO, "a device-readable descriptor after a device-writable one");
-    *(writable ? &chain->in_bytes : &chain->out_bytes) += len_bytes; /* 128 times 4 GiB at most */
+    *(writable ? &chain->in_bytes : &chain->out_bytes) += len_bytes; /* VRING_CHAIN_MAX times 4 GiB at most */
     while (len_bytes > 0) {
         unsigned count = chain->out_count + chain->in_count;
         uint64_t n;

@@ -17,10 +17,15 @@
 #include "vhost-worker/inflight.h"
 #include "vhost-worker/virtio-protocol.h"
 
-/* Bounds of one chain: descriptors (direct, or of the indirect table), and pieces of our memory they can turn into. A
- * buffer that crosses from one memory region into the next takes two pieces. */
-#define VRING_CHAIN_MAX 128u
-#define VRING_IOV_MAX   160u
+/*
+ * Bounds of one chain: descriptors, direct ones and those of the indirect table together, and pieces of our memory they
+ * can turn into. A buffer that crosses from one memory region into the next takes two pieces.
+ *
+ * 2.7.5.3.1 forbids chains longer than the queue, also in a table, and a driver is told of BLK_SEG_MAX segments.
+ * Drivers (Windows') send up to 513 in a table of a queue of 128 all the same, and other back-ends take 1024.
+ */
+#define VRING_CHAIN_MAX 1024u
+#define VRING_IOV_MAX   1056u
 
 struct vring_config {
     uint32_t size; /* SET_VRING_NUM */

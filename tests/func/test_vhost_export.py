@@ -246,6 +246,24 @@ def test_errors_of_the_storage_reach_the_guest(server, image, build):
     assert "read of 512 bytes at 51200 failed: Input/output error" in server.log_text()
 
 
+def test_every_operation_is_counted_with_all_its_bytes(server, disk, build):
+    """Also a DISCARD of several ranges, and what was refused."""
+    frontend = vhost.Frontend(build, vhost.export(server, "disk"))
+    beyond = 64 * MIB // 512
+    for command in ("write 0 8 1", "write 8 16 2", "read 0 24", "discard 0 8 16 32 64 128", "zero 0 16 100 3", "flush",
+                    "discard 0 0"):
+        assert frontend.cmd(command).startswith("ok"), command
+    for command in (f"read {beyond} 1", f"write {beyond} 1 1", f"zero 0 8 {beyond} 8", f"discard {beyond} 1"):
+        assert frontend.cmd(command) == "status 1", command
+    assert frontend.cmd("id").startswith("ok")  # counts nowhere
+    counters = vhost.counters(server.export_worker("exp-disk")["pid"])
+    frontend.close()
+    assert counters["ops"] == {"read": 2, "write": 3, "flush": 1, "discard": 3, "write-zeroes": 2}
+    assert counters["bytes"] == {"read": 24 * 512, "write": 24 * 512, "flush": 0, "discard": 168 * 512,
+                                 "write-zeroes": 19 * 512}
+    assert counters["errors"] == {"read": 1, "write": 1, "flush": 0, "discard": 1, "write-zeroes": 1}
+
+
 # ---- Sessions and removal ----
 
 def test_the_front_end_is_killed_and_comes_back(server, disk, build):

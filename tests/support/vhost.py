@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """vhost-user-blk exports, and our own front-end (tests/vhost/) as a client of them."""
 
+import pathlib
+import struct
 import subprocess
 
 import pytest
@@ -28,6 +30,19 @@ def remove(server, export_id):
     """Remove an export whose front-end has left, which its worker may not have noticed yet."""
     process.wait_for(lambda: server.export_worker(export_id)["clients"] == 0, "the session to end")
     server.qmp.cmd("block-export-del", {"id": export_id})
+
+
+OPERATIONS = ["read", "write", "flush", "discard", "write-zeroes"]  # the first of enum block_op
+
+
+def counters(pid):
+    """What a worker has counted, as its page has it (common/ipc/worker-page.h): {kind: {operation: number}}."""
+    line = next(line for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines()
+                if "bulkhead-worker-page" in line)
+    with open(f"/proc/{pid}/mem", "rb") as memory:
+        memory.seek(int(line.split("-")[0], 16) + 16)
+        numbers = struct.unpack("<21Q", memory.read(21 * 8))
+    return {kind: dict(zip(OPERATIONS, numbers[7 * i:])) for i, kind in enumerate(["ops", "errors", "bytes"])}
 
 
 class Frontend:

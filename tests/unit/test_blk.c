@@ -189,6 +189,7 @@ static void test_ranges_of_write_zeroes_keep_their_flags(void **state)
     assert_int_equal(f->req.ranges[0].flags, BLOCK_REQ_MAY_UNMAP);
     assert_int_equal(f->req.ranges[1].flags, 0);
     assert_int_equal(f->req.ranges[1].offset, 100 * 512);
+    assert_int_equal(f->req.len_bytes, 17 * 512); /* of all of them, not of the table */
 }
 
 static void test_flags_that_discard_does_not_have(void **state)

@@ -161,7 +161,7 @@ static void test_bad_chains_are_refused(void **state)
         { GUEST_BASE, 0, 0, 0, "0 bytes" },
         { 0, 1, 0, 0, "not guest memory" },
         { GUEST_BASE + GUEST_DATA, 8, VIRTQ_DESC_F_INDIRECT, 0, "table of 8 bytes" },
-        { GUEST_BASE + GUEST_DATA, 129 * 16, VIRTQ_DESC_F_INDIRECT, 0, "table of 129" },
+        { GUEST_BASE + GUEST_DATA, 1025 * 16, VIRTQ_DESC_F_INDIRECT, 0, "table of 1025" },
         { GUEST_BASE + GUEST_DATA, 16, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_INDIRECT, "within an indirect table" },
         { 0x1000, 16, VIRTQ_DESC_F_INDIRECT, 0, "not guest memory" },
     };

@@ -459,6 +459,117 @@ static bool large_requests(struct test *test)
     return true;
 }
 
+/* A transfer of so many segments of 512 bytes; its status, S_NONE without an answer. */
+static unsigned long_transfer(struct fe *fe, uint32_t type, unsigned segments, uint8_t *scratch, uint8_t *data)
+{
+    struct fe_buffer buffers[1026];
+    uint32_t id, len;
+
+    memcpy(scratch, &(struct fe_header){ type, 0, 0 }, 16);
+    scratch[32] = S_NONE;
+    buffers[0] = (struct fe_buffer){ scratch, 16, false };
+    for (unsigned i = 0; i < segments; i++)
+        buffers[1 + i] = (struct fe_buffer){ data + i * SECTOR, SECTOR, type == T_IN };
+    buffers[1 + segments] = (struct fe_buffer){ scratch + 32, 1, true };
+    fe_offer_indirect(fe, 0, 0, buffers, segments + 2, scratch + 4096);
+    fe_kick(fe, 0);
+    return fe_wait(fe, 0, &id, &len) ? scratch[32] : S_NONE;
+}
+
+/*
+ * More segments than seg_max, and chains longer than the queue, in a table: Windows' driver sends up to 513. The bound
+ * is 1024 descriptors.
+ */
+static bool tables_longer_than_the_queue(struct test *test)
+{
+    static const unsigned segments[] = { 127, 129, 158, 159, 254, 513, 1022 };
+
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct fe fe = { 0 };
+        uint8_t *scratch, *data;
+
+        CHECK(fe_start(&fe, test->path, USUAL | (packed ? FE_F_PACKED : 0), 1, 16), "%s", fe.error);
+        scratch = FE_DATA(&fe, 1);
+        data = scratch + 65536;
+        for (unsigned i = 0; i < sizeof(segments) / sizeof(segments[0]); i++) {
+            fill(data, segments[i] * SECTOR, i);
+            CHECK(long_transfer(&fe, T_OUT, segments[i], scratch, data) == S_OK, "write %u: %s", segments[i], fe.error);
+            memset(data, 0, segments[i] * SECTOR);
+            CHECK(long_transfer(&fe, T_IN, segments[i], scratch, data) == S_OK, "read %u: %s", segments[i], fe.error);
+            CHECK(is_filled(data, segments[i] * SECTOR, i), "read %u: other data", segments[i]);
+        }
+        CHECK(long_transfer(&fe, T_IN, 1023, scratch, data) == S_NONE, "1025 descriptors were taken");
+        if (!test_ended(test, &fe))
+            return false;
+    }
+    return true;
+}
+
+/* More long chains in flight than there is room for at once: all are served, between short ones. */
+static bool many_long_chains_at_once(struct test *test)
+{
+    enum { DEPTH = 128, SEGMENTS = 200 };
+    struct fe_buffer buffers[SEGMENTS + 2];
+    bool seen[DEPTH];
+
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct fe fe = { 0 };
+        uint8_t *area;
+        uint32_t id, len;
+
+        CHECK(fe_start(&fe, test->path, USUAL | (packed ? FE_F_PACKED : 0), 1, DEPTH), "%s", fe.error);
+        area = FE_DATA(&fe, 1);
+        memset(seen, 0, sizeof(seen));
+        for (unsigned i = 0; i < DEPTH; i++) {
+            uint8_t *slot = area + i * 16384;
+            unsigned segments = i % 4 == 3 ? 1 : SEGMENTS;
+
+            memcpy(slot, &(struct fe_header){ T_IN, 0, i * 8 }, 16);
+            slot[32] = S_NONE;
+            buffers[0] = (struct fe_buffer){ slot, 16, false };
+            for (unsigned n = 0; n < segments; n++)
+                buffers[1 + n] = (struct fe_buffer){ area + DEPTH * 16384 + n * SECTOR, SECTOR, true };
+            buffers[1 + segments] = (struct fe_buffer){ slot + 32, 1, true };
+            fe_offer_indirect(&fe, 0, i, buffers, segments + 2, slot + 64);
+        }
+        fe_kick(&fe, 0);
+        for (unsigned i = 0; i < DEPTH; i++) {
+            CHECK(fe_wait(&fe, 0, &id, &len), "%u answered: %s", i, fe.error);
+            CHECK(id < DEPTH && !seen[id] && area[id * 16384 + 32] == S_OK, "id %u", id);
+            seen[id] = true;
+        }
+        fe_close(&fe);
+    }
+    return true;
+}
+
+/* A direct chain of a whole ring of 1024. */
+static bool a_chain_as_long_as_the_queue(struct test *test)
+{
+    struct fe_buffer buffers[1024];
+
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct fe fe = { 0 };
+        uint8_t *scratch;
+        uint32_t id, len;
+
+        CHECK(fe_start(&fe, test->path, USUAL | (packed ? FE_F_PACKED : 0), 1, 1024), "%s", fe.error);
+        scratch = FE_DATA(&fe, 1);
+        memcpy(scratch, &(struct fe_header){ T_IN, 0, 0 }, 16);
+        scratch[32] = S_NONE;
+        buffers[0] = (struct fe_buffer){ scratch, 16, false };
+        for (unsigned n = 1; n < 1023; n++)
+            buffers[n] = (struct fe_buffer){ scratch + 4096 + n * SECTOR, SECTOR, true };
+        buffers[1023] = (struct fe_buffer){ scratch + 32, 1, true };
+        fe_offer(&fe, 0, 0, buffers, 1024);
+        fe_kick(&fe, 0);
+        CHECK(fe_wait(&fe, 0, &id, &len) && scratch[32] == S_OK, "%s", fe.error);
+        CHECK(len == 1022 * SECTOR + 1, "used length %u", len);
+        fe_close(&fe);
+    }
+    return true;
+}
+
 /* GET_VRING_BASE, and on from there with the same ring, which must not say that kicks are not wanted. */
 static bool stop_and_go_on(struct test *test)
 {
@@ -668,6 +779,9 @@ const struct test_case device_cases[] = {
     { "bad_requests_are_answered", bad_requests_are_answered, NEEDS_WRITABLE },
     { "a_read_only_disk_refuses_changes", a_read_only_disk_refuses_changes, NEEDS_READONLY },
     { "four_queues", four_queues, NEEDS_WRITABLE | NEEDS_QUEUES },
+    { "tables_longer_than_the_queue", tables_longer_than_the_queue, NEEDS_WRITABLE },
+    { "many_long_chains_at_once", many_long_chains_at_once, 0 },
+    { "a_chain_as_long_as_the_queue", a_chain_as_long_as_the_queue, 0 },
     { "large_requests", large_requests, NEEDS_WRITABLE },
     { "stop_and_go_on", stop_and_go_on, 0 },
     { "a_ring_that_is_not_started_or_enabled_rests", a_ring_that_is_not_started_or_enabled_rests, 0 },

@@ -4,6 +4,8 @@
  *
  *     read SECTOR COUNT     "ok HEX..." with the first 16 bytes, or "status N"
  *     write SECTOR COUNT BYTE
+ *     discard SECTOR COUNT [SECTOR COUNT]...
+ *     zero SECTOR COUNT [SECTOR COUNT]...
  *     flush
  *     id                    "ok TEXT"
  *     capacity              "ok SECTORS"
@@ -57,6 +59,35 @@ static void run_write(struct fe *fe, const char *args)
     sscanf(args, "%llu %u %u", &sector, &count, &byte);
     memset(data, (int)byte, count * 512);
     answer(fe, fe_request(fe, 0, scratch, T_OUT, sector, data, count * 512, NULL), "");
+}
+
+/* One request of as many ranges as there are pairs of numbers. */
+static void run_ranges(struct fe *fe, uint32_t type, const char *args)
+{
+    struct range {
+        uint64_t sector;
+        uint32_t num_sectors, flags;
+    } range = { 0 };
+    unsigned long long sector;
+    uint32_t len_bytes = 0;
+    int n = 0;
+
+    for (; sscanf(args, "%llu %u%n", &sector, &range.num_sectors, &n) == 2; args += n) {
+        range.sector = sector;
+        memcpy(data + len_bytes, &range, sizeof(range));
+        len_bytes += sizeof(range);
+    }
+    answer(fe, fe_request(fe, 0, scratch, type, 0, data, len_bytes, NULL), "");
+}
+
+static void run_discard(struct fe *fe, const char *args)
+{
+    run_ranges(fe, T_DISCARD, args);
+}
+
+static void run_zero(struct fe *fe, const char *args)
+{
+    run_ranges(fe, T_WRITE_ZEROES, args);
 }
 
 static void run_flush(struct fe *fe, const char *args)
@@ -147,9 +178,9 @@ static const struct {
     const char *name;
     void (*run)(struct fe *fe, const char *args);
 } commands[] = {
-    { "read", run_read },     { "write", run_write },       { "flush", run_flush },
-    { "id", run_id },         { "capacity", run_capacity }, { "blocks", run_blocks },
-    { "notice", run_notice }, { "closed", run_closed },     { "flood", run_flood },
+    { "read", run_read },         { "write", run_write },     { "flush", run_flush },   { "id", run_id },
+    { "capacity", run_capacity }, { "blocks", run_blocks },   { "notice", run_notice }, { "closed", run_closed },
+    { "flood", run_flood },       { "discard", run_discard }, { "zero", run_zero },
 };
 
 int stay(const char *path)

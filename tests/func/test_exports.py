@@ -109,6 +109,24 @@ def test_null_co(nbd):
 
 
 @pytest.mark.contract
+def test_the_largest_size(nbd):
+    """The most that QEMU allows: sizes and offsets have 64 bits everywhere."""
+    size = (1 << 63) - (1 << 30)
+    nbd.qmp.cmd("blockdev-add", {"driver": "null-co", "node-name": "zero", "size": size, "read-zeroes": True})
+    nbd.export("zero")
+    with NbdRaw.opened(nbd.nbd_path, "zero") as client:
+        assert client.size == size
+        assert client.read(size - 512, 512) == bytes(512)
+        assert client.write(size - 512, b"x" * 512) == 0
+        for command, offset, length, error in (
+                (CMD_TRIM, size - (1 << 30), 1 << 30, 0), (CMD_WRITE_ZEROES, size - (1 << 30), 1 << 30, 0),
+                (CMD_READ, size, 512, EINVAL), (CMD_READ, size - 512, 1024, EINVAL), (CMD_TRIM, size - 512, 1024, EINVAL),
+                (CMD_READ, (1 << 63) - 512, 1024, EINVAL), (CMD_READ, (1 << 64) - 512, 512, EINVAL)):
+            client.request(command, offset, length)
+            assert client.simple_reply()[0] == error, (command, offset, length)
+
+
+@pytest.mark.contract
 def test_an_image_that_is_a_directory_fifo_or_socket_is_refused(server, tmp):
     os.mkfifo(tmp / "fifo")
     images.give_to_account(tmp / "fifo")

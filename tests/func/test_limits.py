@@ -81,6 +81,17 @@ def test_max_connections(server, path):
         client.close()
 
 
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_the_only_slot_comes_back_each_time(server, path, goodbye):
+    serve(server, path, **{"max-connections": 1})
+    for _ in range(5):
+        client = wait_for(lambda: admitted(server), "the slot to be given back", timeout=10)
+        assert client.read(0, 7) == b"content"
+        if goodbye:
+            client.disconnect()
+        client.close()
+
+
 def test_clients_in_the_handshake_count_and_give_their_slots_back(server, path):
     serve(server, path, **{"max-connections": 3})
     silent = [NbdRaw.unix(server.nbd_path) for _ in range(3)]

@@ -2,6 +2,7 @@
 """QMP sessions: greeting, negotiation, ids, order, events, framing, bad JSON, slow and vanishing clients."""
 
 import json
+import socket
 import time
 
 import pytest
@@ -50,6 +51,22 @@ def test_nothing_but_qmp_capabilities_runs_before_negotiation(raw, command):
     assert error.cls == "CommandNotFound" and "qmp_capabilities" in error.desc
     raw.cmd("qmp_capabilities")
     raw.cmd("query-version")
+
+
+@pytest.mark.contract
+def test_what_is_sent_before_the_greeting_is_answered_in_order(server):
+    server.qmp.close()  # qemu-storage-daemon serves one client at a time
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(server.qmp_path))
+        client.sendall(b'{"execute":"qmp_capabilities","id":1}{"execute":"query-version","id":[2]}\r\n '
+                       b'{"execute":"query-block-exports","id":{"a":3}}\n{"execute":"nonsense","id":null}')
+        with client.makefile() as lines:
+            greeting, *replies = (json.loads(lines.readline()) for _ in range(5))
+    server.qmp = server.connect()
+    assert "QMP" in greeting
+    assert [reply["id"] for reply in replies] == [1, [2], {"a": 3}, None]
+    assert ["error" in reply for reply in replies] == [False, False, False, True]
 
 
 @pytest.mark.contract

@@ -4,6 +4,7 @@
 import errno
 import json
 import os
+import pathlib
 import re
 import stat
 
@@ -163,6 +164,45 @@ def test_file_system_in_it_is_mounted_through_a_loop_device(server, disk, point,
     wait_for(lambda: loop not in process.output("losetup", "-a"), "the loop device to let go")
     server.qmp.cmd("block-export-del", {"id": "exp-disk"})
     process.run("fsck.ext4", "-f", "-n", disk)
+
+
+@pytest.mark.parametrize("options", [[], ["--direct-io=on"], ["--direct-io=on", "--sector-size=4096"]], ids=" ".join)
+def test_loop_device_over_it_trims_and_zeroes(server, image, point, tmp, options):
+    """Through the page cache and past it, with large sectors; the image is in memory, where no range can be zeroed in place."""
+    process.need("mkfs.ext4", "e2fsck", "losetup", "fstrim", "blkdiscard")
+    if os.getuid() != 0:
+        pytest.skip("only root may mount")
+    path = image("disk.img", size=96 * MIB)
+    server.add_file("disk", path, discard="unmap")
+    with fuse.fuse_conf("user_allow_other\n"):
+        fuse.export(server, "disk", point, **{"allow-other": "on"})
+    where = tmp / "mounted"
+    where.mkdir()
+    data = pattern(20 * MIB, 3)
+    loop = process.output("losetup", "--find", "--show", *options, point).strip()
+    try:
+        process.run("mkfs.ext4", "-q", "-F", loop)
+        process.run("mount", "-o", "discard", loop, where)
+        try:
+            (where / "data").write_bytes(data)
+            process.run("sync", "-f", where)
+            pathlib.Path("/proc/sys/vm/drop_caches").write_text("1")
+            assert (where / "data").read_bytes() == data
+            full = images.allocated(path)
+            (where / "data").unlink()
+            process.run("sync", "-f", where)
+            process.run("fstrim", where)
+        finally:
+            process.run("umount", where)
+        assert images.allocated(path) <= full - 18 * MIB
+        process.run("e2fsck", "-f", "-n", loop)
+        # A process that is just being put into a mount namespace of its own may still have the mount in there.
+        wait_for(lambda: process.run("blkdiscard", "-f", "-z", "-l", str(MIB), loop, status=None).returncode == 0,
+                 "the loop device to be free")
+    finally:
+        process.run("losetup", "-d", loop)
+    assert images.read(path, 0, MIB) == bytes(MIB)
+    wait_for(lambda: loop not in process.output("losetup", "-a"), "the loop device to let go")
 
 
 @pytest.mark.qemu

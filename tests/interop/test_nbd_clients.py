@@ -6,6 +6,7 @@ they print is compared with what they must find, not just looked at.
 
 import json
 import os
+import pathlib
 import random
 import socket
 
@@ -13,6 +14,8 @@ import pytest
 
 from support import images, process
 from support.images import KIB, MIB
+from support.nbdraw import *
+from support.nbdraw import NbdRaw
 from support.process import need, output, run
 
 pytestmark = pytest.mark.contract
@@ -384,6 +387,35 @@ def test_fio_with_four_jobs_on_their_own_parts(disk, tmp):
 def loop_device(tmp):
     with images.loop_device(images.make(tmp / "loop.img", SIZE)) as device:
         yield device
+
+
+def used_after_sync(path):
+    with open(path) as file:
+        os.fsync(file)
+    return images.allocated(path)
+
+
+def test_a_block_device_gets_its_space_back(server, tmp):
+    """Zeros that may be a hole, and trims; zeros that must not be one keep their space."""
+    path = images.make(tmp / "loop.img", SIZE)
+    with images.loop_device(path) as device:
+        if int(pathlib.Path(f"/sys/block/{device.name}/queue/discard_max_bytes").read_text()) == 0:
+            pytest.skip("this loop device does not discard")
+        server.add_file("disk", device, driver="host_device", discard="unmap")
+        server.nbd_start().export("disk")
+        with NbdRaw.opened(server.nbd_path, "disk") as client:
+            assert client.write(0, images.pattern(SIZE)) == 0
+            used = []
+            for command, offset, flags in ((CMD_FLUSH, 0, 0), (CMD_WRITE_ZEROES, 0, 0), (CMD_TRIM, 4 * MIB, 0),
+                                           (CMD_WRITE_ZEROES, 8 * MIB, CMD_FLAG_NO_HOLE)):
+                for step in ((command, offset, 4 * MIB if offset or command != CMD_FLUSH else 0, flags), (CMD_FLUSH, 0, 0, 0)):
+                    client.request(*step)
+                    assert client.reply_error() == 0, step
+                used.append(used_after_sync(path))
+            assert client.read(0, 4 * MIB) == client.read(8 * MIB, 4 * MIB) == bytes(4 * MIB)
+            client.disconnect()
+    full, zeroed, trimmed, kept = used
+    assert full >= SIZE and zeroed <= full - 4 * MIB and trimmed <= zeroed - 4 * MIB and kept >= trimmed
 
 
 @pytest.mark.qemu

@@ -166,6 +166,45 @@ def test_a_read_only_disk(server, disk, tmp):
     assert {"ro 1", "read", "refused"} <= set(said)
 
 
+STARTUP = """@echo -off
+map -r
+for %a in 0 1 2 3
+  if exist fs%a:\\ro.txt then
+    type fs%a:\\ro.txt
+  endif
+  if exist fs%a:\\rw.txt then
+    cp fs%a:\\rw.txt fs%a:\\copy.txt
+    type fs%a:\\copy.txt
+  endif
+endfor
+reset -s
+"""
+
+
+def test_uefi_firmware_reads_and_writes(server, image, tmp):
+    """It drives one queue of several, and flushes also the disk that is read-only."""
+    guest.need_uefi()
+    disks = {}
+    for name in ("rw", "ro"):
+        disks[name] = image(f"{name}.img", size=8 * MIB)
+        (tmp / "text").write_text(f"this is {name}\n")
+        process.run("mformat", "-i", disks[name], "::")
+        process.run("mcopy", "-i", disks[name], tmp / "text", f"::{name}.txt")
+        server.add_file(name, disks[name])
+    (tmp / "startup.nsh").write_text(STARTUP)
+    process.run("mcopy", "-i", disks["rw"], tmp / "startup.nsh", "::startup.nsh")
+    before = images.read(disks["ro"])
+    devices = []
+    for name, queues in (("rw", 4), ("ro", 2)):
+        path = vhost.export(server, name, writable=name == "rw", **{"num-queues": queues})
+        devices += ["-chardev", f"socket,id={name},path={path}", "-device", f"vhost-user-blk-pci,chardev={name},num-queues={queues}"]
+    assert "this is ro" in guest.uefi(tmp, devices)
+    for name in ("rw", "ro"):
+        vhost.remove(server, f"exp-{name}")
+    assert "this is rw" in process.output("mtype", "-i", disks["rw"], "::copy.txt")
+    assert images.read(disks["ro"]) == before
+
+
 def test_a_writethrough_export_has_no_cache_for_the_guest(server, disk, tmp):
     path = vhost.export(server, "disk", writethrough=True)
     said = guest.Guest(tmp, "say cache $(cat /sys/block/vda/queue/write_cache)\n", guest.vhost_disk(path)).finish()

@@ -260,6 +260,30 @@ class Guest:
         self.popen.wait()
 
 
+UEFI_CODE, UEFI_VARS = pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), pathlib.Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+
+
+def need_uefi():
+    process.need("qemu-system-x86_64", "mformat", "mcopy", "mtype")
+    if not (UEFI_CODE.exists() and UEFI_VARS.exists()):
+        pytest.skip(f"{UEFI_CODE} is not installed (ovmf)")
+
+
+def uefi(folder, devices, timeout=150):
+    """
+    Run a machine that has UEFI firmware and no system until it switches itself off; what its console shows. The firmware's
+    shell carries out the startup.nsh of a disk.
+    """
+    variables = folder / "uefi-variables"
+    variables.write_bytes(UEFI_VARS.read_bytes())
+    flash = [["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={UEFI_CODE}"],
+             ["-drive", f"if=pflash,format=raw,unit=1,file={variables}"]]
+    return process.run("qemu-system-x86_64", "-accel", "tcg", "-machine", "q35,memory-backend=mem", "-m", "256M", "-object",
+                       "memory-backend-memfd,id=mem,size=256M,share=on", "-nodefaults", "-no-user-config", "-display", "none",
+                       "-serial", "stdio", "-no-reboot", "-net", "none", *flash[0], *flash[1], *devices,
+                       timeout=timeout).stdout_text
+
+
 def vhost_disk(path, **properties):
     """Devices for a disk at this socket; '_' in names of properties is written '-'."""
     words = "".join(f",{name.replace('_', '-')}={value}" for name, value in properties.items() if name != "reconnect")

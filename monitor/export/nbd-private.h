@@ -28,20 +28,51 @@ struct nbd_client_group {
 TAILQ_HEAD(nbd_export_list, nbd_export);
 TAILQ_HEAD(negotiator_list, negotiator);
 
+/* ---- Where clients come from (nbd-peers.c) ---- */
+
+struct nbd_peer_key {
+    uint32_t family; /* AF_* */
+    uint8_t id[8];   /* uid, address, prefix, or cid; zeroes behind it */
+};
+
+TAILQ_HEAD(nbd_peer_list, nbd_peer);
+
+struct nbd_peer {
+    TAILQ_ENTRY(nbd_peer) link;
+    struct nbd_peer_list *bucket;
+    struct nbd_peer_key key;
+    unsigned clients;   /* each holds a reference */
+    uint64_t last_turn; /* when a client of it was given to a negotiator, in turns of the lobby; 0: none was */
+};
+
+struct nbd_peers {
+    struct nbd_peer_list buckets[256];
+};
+
+void nbd_peers_init(struct nbd_peers *peers);
+
+/* The peer of a connected socket; NULL: out of memory. */
+struct nbd_peer *nbd_peer_ref(struct nbd_peers *peers, int fd);
+void nbd_peer_unref(struct nbd_peer *peer);
+
 /* ---- Clients (nbd-server.c) ---- */
 
-/* A connected client: first in the lobby, then with a negotiator, then with an export. It holds one of max-connections. */
+/* A connected client: first in the lobby, then with a negotiator, then with an export, where it holds one of
+ * max-connections. */
 struct nbd_client {
     TAILQ_ENTRY(nbd_client) link;
     struct nbd_client_group *group; /* of the lobby, of the server, or of its export */
     struct nbd_server *server;
     uint64_t id;
     uint64_t accepted_ns;
-    int fd; /* the monitor's; -1 once an export's worker has it */
-    struct event *event; /* in the lobby: its first byte, or the end of its time */
+    uint64_t moved_ns;    /* into its group */
+    uint64_t deadline_ns; /* of its handshake; 0: none */
+    struct nbd_peer *from;
+    int fd;                        /* the monitor's; -1 once an export's worker has it */
+    struct event *event;           /* in the lobby: more bytes, its leaving, or the end of its time */
     struct negotiator *negotiator; /* with TLS also while it is with an export */
     struct nbd_export *export;
-    bool permitted; /* TLS: it proved who it is, and is let in */
+    bool permitted;          /* TLS: it proved who it is, and is let in */
     char peer[NBD_PEER_MAX]; /* for the log */
 };
 
@@ -72,7 +103,7 @@ struct nbd_export {
     char *name;
     char *description; /* NULL: none */
     bool listed;
-    uint32_t contexts; /* IPC_NBD_CONTEXT_* on offer */
+    uint32_t contexts;   /* IPC_NBD_CONTEXT_* on offer */
     uint64_t size_bytes; /* as it is now */
     struct nbd_client_group clients;
     unsigned clients_max; /* descriptors that its worker has room for */
@@ -137,11 +168,14 @@ void negotiator_end(struct negotiator *negotiator);
 /* ---- Clients that no negotiator has yet (nbd-lobby.c) ---- */
 
 struct nbd_lobby {
-    struct nbd_client_group silent;  /* have been greeted */
-    struct nbd_client_group waiting; /* have said something, and wait for a negotiator */
-    unsigned silent_max;
-    int fd_max;          /* higher descriptors are not for clients */
-    struct event *timer; /* the time when the next one has to give way */
+    struct nbd_client_group silent;  /* have been greeted, and have not said a whole first message */
+    struct nbd_client_group waiting; /* have, and wait for a negotiator */
+    struct nbd_client_group spent;   /* had a negotiator, or waited for one in vain; see nbd_lobby_dismiss() */
+    unsigned max;                    /* of them together */
+    int fd_max;                      /* higher descriptors are not for clients */
+    struct event *timer;             /* the time when the next one has to give way */
+    uint64_t turns;                  /* clients that were given to negotiators */
+    uint64_t close_ns;               /* when the next one that has cost a process may be closed */
 };
 
 int nbd_lobby_init(struct nbd_server *server, struct error *err);
@@ -154,13 +188,20 @@ void nbd_lobby_close(struct nbd_server *server);
 /* A client that was just accepted and is in the group of silent ones. Afterwards it may be gone. */
 void nbd_lobby_enter(struct nbd_client *client);
 
+/*
+ * The end of a client that has had a negotiator, or has waited for one in vain, and may come back for another: at once,
+ * or after a while if there are many. Afterwards it may be gone.
+ */
+void nbd_lobby_dismiss(struct nbd_client *client, const char *reason);
+
 /* A negotiator has become ready. */
 void nbd_lobby_serve(struct nbd_server *server);
 
-bool nbd_lobby_has_room(const struct nbd_server *server);
+/* The same, soon: a place has become free. */
+void nbd_lobby_wake(struct nbd_server *server);
 
-/* One of those in their handshake that have had their share of time ends. False: there is none. */
-bool nbd_lobby_make_way(struct nbd_server *server);
+unsigned nbd_lobby_count(const struct nbd_server *server);
+bool nbd_lobby_has_room(const struct nbd_server *server);
 
 /* ---- The server (nbd-server.c) ---- */
 
@@ -179,19 +220,21 @@ struct nbd_server {
     struct socket_listeners listeners;
     struct event *accept_events[SOCKET_LISTENERS_MAX];
     bool accepting;
-    struct event *rest_timer; /* pending: not accepting, because descriptors ran out */
-    struct event *full_timer; /* pending: not accepting, in the hope that a client leaves */
+    struct event *rest_timer;  /* pending: not accepting, because descriptors ran out */
+    struct event *full_timer;  /* pending: not accepting, in the hope that a client leaves */
     uint32_t max_connections;  /* 0: no limit */
     uint32_t handshake_max_ms; /* 0: no limit */
     unsigned connections;      /* in the lobby, in handshake, and established */
-    uint64_t next_client_id; /* from 1 */
+    unsigned established;
+    struct nbd_peers peers;
+    uint64_t next_client_id;    /* from 1 */
     uint64_t turned_away_total; /* there was no place for them */
     uint64_t next_serial;
     struct nbd_lobby lobby;
     struct nbd_client_group handshaking; /* with a negotiator */
     struct nbd_export_list exports;
     unsigned export_count;
-    int directory_fd; /* -1: to be made anew */
+    int directory_fd;         /* -1: to be made anew */
     struct object *tls_creds; /* in use for new clients; NULL: no TLS */
     char *tls_creds_id;       /* where newer ones may be found */
     char *tls_authz;          /* NULL: whoever has a certificate or key */
@@ -203,6 +246,11 @@ struct nbd_server {
 
 /* Whether one more line may be logged, or event sent, now. */
 bool nbd_may_log(struct nbd_server *server);
+
+#define NBD_FULL_WAIT_MS 500 /* for a client over the limit, before it is turned away */
+
+/* As many clients are with exports as may be. */
+bool nbd_server_is_full(const struct nbd_server *server);
 
 /* Something changed that may allow or forbid to accept clients. */
 void nbd_server_update_accepting(struct nbd_server *server);

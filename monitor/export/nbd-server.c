@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The NBD server: see nbd-server.h. Handles listening sockets and connected ones; no byte of a client is ever read here.
+ * The NBD server: see nbd-server.h. Handles listening sockets and connected ones; no byte of a client is ever read
+ * here.
  */
 #include "monitor/export/nbd-server.h"
 
@@ -14,15 +15,15 @@
 #include "monitor/export/nbd-private.h"
 #include "monitor/graph/objects.h"
 
-#define ACCEPT_BATCH  16  /* clients per event, so that nobody else waits long */
-#define REST_MS       200 /* when descriptors or memory have run out */
-#define FULL_WAIT_MS  500 /* for a client over the limit, before it is turned away */
-#define FULL_BATCH    128 /* of them at a time: the backlog */
-#define RELAYS_MAX    1000 /* where max-connections sets no limit: with TLS each client keeps a process */
-#define UNIX_SEND_BYTES (512 << 10) /* the kernel doubles it */
-#define LOG_LINES_MAX 50
+#define ACCEPT_BATCH          16   /* clients per event, so that nobody else waits long */
+#define REST_MS               200  /* when descriptors or memory have run out */
+#define NBD_FULL_WAIT_MS      500  /* for a client over the limit, before it is turned away */
+#define FULL_BATCH            1024 /* of them at a time */
+#define RELAYS_MAX            1000 /* where max-connections sets no limit: with TLS each client keeps a process */
+#define UNIX_SEND_BYTES       (512 << 10) /* the kernel doubles it */
+#define LOG_LINES_MAX         50
 #define HANDSHAKE_SECONDS_MAX (UINT32_MAX / 1000 - 1) /* 49 days; what is longer makes no difference */
-#define LOG_WINDOW_NS UINT64_C(10000000000)
+#define LOG_WINDOW_NS         UINT64_C(10000000000)
 
 /* ---- Accepting ---- */
 
@@ -92,8 +93,9 @@ void nbd_server_directory_changed(struct nbd_server *server)
 }
 
 /*
- * Unix sockets have 208 KiB for what is on its way unless somebody asks for more, which a server of large reads fills in no
- * time, only to sleep until most of it has been taken. TCP sees to itself. The host's limit (net.core.wmem_max) holds.
+ * Unix sockets have 208 KiB for what is on its way unless somebody asks for more, which a server of large reads fills
+ * in no time, only to sleep until most of it has been taken. TCP sees to itself. The host's limit (net.core.wmem_max)
+ * holds.
  */
 static void widen_unix_socket(int fd)
 {
@@ -120,6 +122,7 @@ void nbd_client_move(struct nbd_client *client, struct nbd_client_group *group)
     TAILQ_INSERT_TAIL(&group->list, client, link);
     group->count++;
     client->group = group;
+    client->moved_ns = now_ns();
 }
 
 /* Owns fd. */
@@ -127,7 +130,8 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
 {
     struct nbd_client *client = calloc(1, sizeof(*client));
 
-    if (client == NULL) {
+    if (client == NULL || (client->from = nbd_peer_ref(&server->peers, fd)) == NULL) {
+        free(client);
         close(fd);
         return NULL;
     }
@@ -142,17 +146,27 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
     return client;
 }
 
+static void free_client(struct nbd_client *client)
+{
+    leave_group(client);
+    if (client->event != NULL)
+        event_free(client->event);
+    nbd_peer_unref(client->from);
+    close_fd(&client->fd);
+    free(client);
+}
+
 /* ---- max-connections ---- */
 
-static bool is_full(const struct nbd_server *server)
+bool nbd_server_is_full(const struct nbd_server *server)
 {
-    return server->max_connections != 0 && server->connections >= server->max_connections;
+    return server->max_connections != 0 && server->established >= server->max_connections;
 }
 
 /* A client that comes right after another one left gets the place that is about to become free. */
 static void wait_for_a_place(struct nbd_server *server)
 {
-    const struct timeval tv = { .tv_usec = FULL_WAIT_MS * 1000 };
+    const struct timeval tv = { .tv_usec = NBD_FULL_WAIT_MS * 1000 };
 
     evtimer_add(server->full_timer, &tv);
     nbd_server_update_accepting(server);
@@ -174,7 +188,7 @@ static void turn_away(struct nbd_server *server, int listen_fd)
         if (nbd_may_log(server)) {
             socket_peer_name(fd, peer, sizeof(peer));
             log_warning("NBD client (%s) turned away: %u are connected, which is max-connections", peer,
-                        server->connections);
+                        server->established);
         }
         close(fd);
     }
@@ -184,7 +198,7 @@ static void still_full(evutil_socket_t fd, short what, void *arg)
 {
     struct nbd_server *server = arg;
 
-    for (unsigned i = 0; is_full(server) && !nbd_lobby_make_way(server) && i < server->listeners.count; i++)
+    for (unsigned i = 0; nbd_server_is_full(server) && i < server->listeners.count; i++)
         turn_away(server, server->listeners.fds[i]);
     nbd_server_update_accepting(server);
 }
@@ -211,7 +225,7 @@ static void accept_ready(evutil_socket_t listen_fd, short what, void *arg)
     for (unsigned i = 0; i < ACCEPT_BATCH && may_accept(server); i++) {
         int fd;
 
-        if (is_full(server) && !nbd_lobby_make_way(server)) {
+        if (nbd_server_is_full(server)) {
             wait_for_a_place(server);
             return;
         }
@@ -246,13 +260,13 @@ void nbd_client_end(struct nbd_client *client, const char *reason)
         log_info("NBD client %llu (%s)%s%s: %s", (unsigned long long)client->id, client->peer,
                  client->export != NULL ? " of export " : "", client->export != NULL ? client->export->export->id : "",
                  reason);
-    leave_group(client);
-    if (client->event != NULL)
-        event_free(client->event);
     server->connections--;
-    evtimer_del(server->full_timer);
-    close_fd(&client->fd);
-    free(client);
+    if (nbd != NULL) {
+        server->established--;
+        evtimer_del(server->full_timer);
+        nbd_lobby_wake(server);
+    }
+    free_client(client);
     if (negotiator != NULL)
         negotiator_end(negotiator);
     nbd_server_update_accepting(server);
@@ -264,7 +278,8 @@ static struct nbd_export *find_serial(const struct nbd_server *server, uint64_t 
 {
     struct nbd_export *nbd;
 
-    TAILQ_FOREACH(nbd, &server->exports, link) {
+    TAILQ_FOREACH(nbd, &server->exports, link)
+    {
         if (nbd->serial == serial)
             return nbd;
     }
@@ -305,6 +320,7 @@ static void hand_over(struct nbd_client *client, struct nbd_export *nbd, const s
     }
     nbd_client_move(client, &nbd->clients);
     client->export = nbd;
+    server->established++;
     if (server->tls_creds == NULL)
         negotiator_end(TAKE_PTR(client->negotiator));
     r = worker_send(nbd->export->worker, IPC_CLIENT, &message, sizeof(message), &client->fd, 1);
@@ -356,6 +372,11 @@ int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negoti
         return -EPROTO;
     if (nbd->clients.count >= nbd->clients_max) {
         nbd_client_turn_away(client, "its export has no descriptors left for more clients (LimitNOFILE=, ulimit -n)");
+        return 0;
+    }
+    if (nbd_server_is_full(server)) {
+        nbd_client_turn_away(client,
+                             "turned away: others got through their handshake before it, up to max-connections");
         return 0;
     }
     if (server->max_connections == 0 && server->pool.relaying >= RELAYS_MAX) {
@@ -413,6 +434,7 @@ int nbd_server_new(struct monitor *monitor, struct nbd_server **ret_server, stru
     server->next_serial = 1;
     TAILQ_INIT(&server->handshaking.list);
     TAILQ_INIT(&server->exports);
+    nbd_peers_init(&server->peers);
     r = negotiator_pool_init(&server->pool, server, err);
     if (r == 0)
         r = nbd_lobby_init(server, err);
@@ -444,7 +466,7 @@ static void stop_listening(struct nbd_server *server)
 static struct nbd_client *first_client(const struct nbd_server *server)
 {
     const struct nbd_client_group *const groups[] = { &server->lobby.silent, &server->lobby.waiting,
-                                                      &server->handshaking };
+                                                      &server->lobby.spent, &server->handshaking };
     struct nbd_client *client = NULL;
 
     for (unsigned i = 0; i < ARRAY_SIZE(groups) && client == NULL; i++)
@@ -470,13 +492,8 @@ void nbd_server_free(struct nbd_server *server)
     fail_reply(&server->start_reply, &err);
     fail_reply(&server->stop_reply, &err);
     stop_listening(server);
-    while ((client = first_client(server)) != NULL) {
-        leave_group(client);
-        if (client->event != NULL)
-            event_free(client->event);
-        close_fd(&client->fd);
-        free(client);
-    }
+    while ((client = first_client(server)) != NULL)
+        free_client(client);
     nbd_lobby_done(server);
     negotiator_pool_done(&server->pool);
     forget_tls(server);
@@ -610,7 +627,7 @@ struct nbd_server_info nbd_server_get_info(const struct nbd_server *server)
         .listening = listening,
         .max_connections = listening ? server->max_connections : 0,
         .connections = server->connections,
-        .handshaking = server->lobby.silent.count + server->lobby.waiting.count + server->handshaking.count,
+        .handshaking = nbd_lobby_count(server) + server->handshaking.count,
         .connections_total = server->next_client_id - 1,
         .turned_away_total = server->turned_away_total,
     };

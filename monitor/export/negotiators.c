@@ -73,7 +73,10 @@ static int client_left(struct negotiator *negotiator, const struct ipc_status_cl
 {
     if (negotiator->client->id != gone->client_id)
         return -EPROTO;
-    nbd_client_end(negotiator->client, gone->error ? gone->text : NULL);
+    if (gone->error)
+        nbd_lobby_dismiss(negotiator->client, gone->text);
+    else
+        nbd_client_end(negotiator->client, NULL);
     return 0;
 }
 

@@ -11,7 +11,7 @@
 #include "monitor/qmp/types.h"
 
 #define SOCKET_LISTENERS_MAX 16 /* addresses that one host name may have */
-#define SOCKET_BACKLOG       128
+#define SOCKET_BACKLOG       4096 /* or what the host allows (net.core.somaxconn) */
 
 /* All sockets that listen for one address; a host name may have several. */
 struct socket_listeners {

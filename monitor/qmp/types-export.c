@@ -4,10 +4,11 @@
 
 /* ---- The NBD server ---- */
 
-#define TLS_CREDS_DOC       "Id of an object with credentials for TLS."
-#define TLS_AUTHZ_DOC       "Id of an object that says which clients are let in by their certificate."
-#define MAX_CONNECTIONS_DOC "How many clients may be connected at the same time; 0: any number."
-#define HANDSHAKE_DOC       "Seconds that a client has for its handshake; 0: any number."
+#define TLS_CREDS_DOC "Id of an object with credentials for TLS."
+#define TLS_AUTHZ_DOC "Id of an object that says which clients are let in by their certificate."
+#define MAX_CONNECTIONS_DOC                                                                                            \
+    "How many clients may be connected at the same time, once through their handshake; 0: any number."
+#define HANDSHAKE_DOC "Seconds that a client has for its handshake; 0: any number."
 
 static const struct schema_member nbd_server_options_members[] = {
     SCHEMA_MEMBER(struct nbd_server_options, addr, "addr", schema_socket_address, "Where to listen."),
@@ -193,7 +194,7 @@ const struct schema_type schema_block_export_deleted = SCHEMA_TYPE_STRUCT(
 static const struct schema_member nbd_server_info_members[] = {
     SCHEMA_MEMBER(struct nbd_server_info, listening, "listening", schema_bool, "Whether clients can come."),
     SCHEMA_MEMBER(struct nbd_server_info, max_connections, "max-connections", schema_uint32,
-                  "So many at the same time; 0: no limit, or no server."),
+                  "So many at the same time, without those in their handshake; 0: no limit, or no server."),
     SCHEMA_MEMBER(struct nbd_server_info, connections, "connections", schema_uint32,
                   "Clients that are connected, with those in their handshake."),
     SCHEMA_MEMBER(struct nbd_server_info, handshaking, "handshaking", schema_uint32, "Those in their handshake."),

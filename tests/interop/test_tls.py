@@ -15,6 +15,7 @@ from support import images, nbdraw, process, tls
 from support.images import MIB
 from support.nbdraw import Closed
 from support.process import need, output, run, wait_for
+from support.reconnecting import Reconnecting
 
 RELAY = "nbd-negotiator-tls"
 
@@ -288,3 +289,28 @@ def test_clients_see_what_qsd_shows(build, tmp, new_server, image, pki, kind):
     finally:
         theirs.terminate()
         theirs.wait()
+
+
+def served_with_tls(port, folder, content):
+    """How long it took; None: it was kept out."""
+    start = time.monotonic()
+    try:
+        with tls.TlsRaw.connect(port) as client:
+            client.sock.settimeout(5)
+            client.starttls(folder).go("disk")
+            assert client.read(0, 7) == content
+    except (Closed, OSError):
+        return None
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("kind, enough", [("flags", 19), ("tls", 19), ("tls-churn", 17)])
+def test_a_crowd_that_reconnects_keeps_nobody_out(tls_server, pki, kind, enough):
+    """A hundred that want TLS and go no further, or say less; tests/crash/test_crowds.py has those without TLS."""
+    tls_server.creds("x509", pki["server-ecdsa"])
+    tls_server.serve(**{"handshake-max-seconds": 2})
+    with Reconnecting(process.popen, tls_server.port, 100, kind):
+        time.sleep(1)
+        waits = [served_with_tls(tls_server.port, pki["client"], tls_server.content()[:7]) for _ in range(20)]
+    print("honest clients were served after", *("-" if wait is None else f"{wait:.2f}" for wait in waits), "s")
+    assert sum(wait is not None and wait < 2 for wait in waits) >= enough

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The life of exports and the way of a client through the NBD server, with workers that the test plays: what the monitor
- * sends is looked at, what workers report may be any lie. Sockets, memfds, locks and the event loop are real.
+ * The life of exports and the way of a client through the NBD server, with workers that the test plays: what the
+ * monitor sends is looked at, what workers report may be any lie. Sockets, memfds, locks and the event loop are real.
  */
 #include "tests/unit/unit.h"
 
@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -26,7 +27,7 @@
 
 /* ---- Workers that the test plays ---- */
 
-#define WORKERS_MAX 64
+#define WORKERS_MAX 128
 #define SENT_MAX    16
 
 struct sent {
@@ -179,7 +180,8 @@ static int report_negotiated(struct worker_handle *worker, uint64_t client, uint
 
 static int report_client_gone(struct worker_handle *worker, uint64_t client)
 {
-    return report(worker, (struct ipc_status){ .type = IPC_STATUS_CLIENT_GONE, .client_gone = { .client_id = client } });
+    return report(worker,
+                  (struct ipc_status){ .type = IPC_STATUS_CLIENT_GONE, .client_gone = { .client_id = client } });
 }
 
 static void forget(struct worker_handle *worker)
@@ -197,9 +199,9 @@ static void forget(struct worker_handle *worker)
 
 static void report_gone(struct worker_handle *worker, int signal_number)
 {
-    struct worker_exit why = {
-        .expected = worker->asked_to_go, .exit_status = signal_number != 0 ? -1 : 0, .signal = signal_number
-    };
+    struct worker_exit why = { .expected = worker->asked_to_go,
+                               .exit_status = signal_number != 0 ? -1 : 0,
+                               .signal = signal_number };
 
     worker->state = WORKER_GONE;
     snprintf(why.text, sizeof(why.text), "it was killed by signal %d", signal_number);
@@ -244,9 +246,8 @@ static char events[512]; /* names of those that were sent, with what they are ab
 void __wrap_qmp_send_event(struct monitor *monitor, const char *name, const struct schema_type *type, const void *data);
 void __wrap_qmp_send_event(struct monitor *monitor, const char *name, const struct schema_type *type, const void *data)
 {
-    const char *id = strcmp(name, "BLOCK_EXPORT_DELETED") == 0
-                         ? ((const struct block_export_deleted *)data)->id
-                         : ((const struct worker_gone *)data)->export_id;
+    const char *id = strcmp(name, "BLOCK_EXPORT_DELETED") == 0 ? ((const struct block_export_deleted *)data)->id
+                                                               : ((const struct worker_gone *)data)->export_id;
     size_t len = strlen(events);
 
     snprintf(events + len, sizeof(events) - len, "%s(%s) ", name, id != NULL ? id : "-");
@@ -400,12 +401,24 @@ static void take_greeting(int fd)
     assert_int_equal(recv(fd, &greeting, sizeof(greeting), MSG_DONTWAIT), sizeof(greeting));
 }
 
-/* Says the one byte after which a client goes to a negotiator, which finds it. */
+/* Few descriptors, so that there are few negotiators: a sixteenth. */
+#define DESCRIPTORS 320
+#define NEGOTIATORS (DESCRIPTORS / 16)
+
+/* As many bytes as flags and the header of an option have: the monitor counts them, and looks at none. */
+#define FIRST_MESSAGE "flags, and an option"
+
+static void say(int fd, const char *text, size_t len)
+{
+    assert_int_equal(send(fd, text, len, MSG_NOSIGNAL), len);
+    turn();
+}
+
+/* After that a client goes to a negotiator, which finds it all. */
 static void speak(int fd)
 {
     take_greeting(fd);
-    assert_int_equal(send(fd, "x", 1, MSG_NOSIGNAL), 1);
-    turn();
+    say(fd, FIRST_MESSAGE, strlen(FIRST_MESSAGE));
 }
 
 static int connect_client(void)
@@ -796,39 +809,154 @@ static bool third_was_turned_away(void)
     return is_closed(third);
 }
 
-static uint64_t share_started;
-static bool the_share_is_over(void)
+/* Those that have not finished it take no place from those that have, or will have. */
+static void test_handshakes_do_not_count_against_max_connections(void **state)
 {
-    return now_ns() - share_started > UINT64_C(2100000000);
+    struct worker_handle *worker;
+    int clients[5];
+
+    start_server_ready(1);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    clients[0] = connect_silent();
+    for (unsigned i = 1; i < ARRAY_SIZE(clients); i++) {
+        clients[i] = connect_client();
+        make_all_negotiators_ready();
+        assert_non_null(negotiator_of(i + 1));
+    }
+    assert_int_equal(report_negotiated(negotiator_of(2), 2, 1, 0, 0), 0);
+    assert_int_equal(worker->sent_count, 1);
+    assert_int_equal(report_negotiated(negotiator_of(3), 3, 1, 0, 0), 0); /* too late */
+    assert_int_equal(worker->sent_count, 1);
+    report_gone(negotiator_of(3), 0);
+    assert_false(is_closed(clients[1]));
+    assert_true(is_closed(clients[2]));
+    assert_int_equal(report_client_gone(worker, 2), 0);
+    assert_int_equal(report_negotiated(negotiator_of(4), 4, 1, 0, 0), 0);
+    assert_int_equal(worker->sent_count, 2);
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
 }
 
-/* A silent one before one that gets on with its handshake, and none before it has had its share. */
-static void test_who_has_had_its_share_gives_way_at_the_limit(void **state)
+/* All that may be are busy: 256, or what RLIMIT_NOFILE allows. */
+static void fill_the_pool(int *clients, unsigned count)
 {
-    int clients[2];
+    for (unsigned i = 0; i < count; i++) {
+        clients[i] = connect_client();
+        make_all_negotiators_ready();
+    }
+}
 
-    share_started = now_ns();
-    start_server_ready(2);
-    clients[0] = connect_client();
-    clients[1] = connect_silent();
-    take_greeting(clients[1]);
-    third = connect_silent();
-    turn_until(third_was_turned_away);
-    close(third);
-    turn_until(the_share_is_over);
-    assert_false(is_closed(clients[0]) || is_closed(clients[1]));
-    third = connect_silent();
-    take_greeting(third);
+static bool the_newcomer_has_a_negotiator(void)
+{
+    make_all_negotiators_ready();
+    return negotiator_of(NEGOTIATORS + 1) != NULL;
+}
+
+/* Its connection stays: whoever is dropped comes back at once. */
+static void test_who_has_had_its_share_gives_its_negotiator_away(void **state)
+{
+    uint64_t started = now_ns();
+    struct worker_handle *oldest;
+    int clients[NEGOTIATORS];
+    int newcomer;
+
+    start_server_ready(100);
+    fill_the_pool(clients, NEGOTIATORS);
+    oldest = negotiator_of(1);
+    newcomer = connect_client();
+    if (now_ns() - started < UINT64_C(400000000)) {
+        assert_null(negotiator_of(NEGOTIATORS + 1));
+        assert_false(oldest->asked_to_go);
+    }
+    turn_until(the_newcomer_has_a_negotiator);
+    assert_true(oldest->asked_to_go);
     assert_false(is_closed(clients[0]));
-    assert_true(is_closed(clients[1]));
-    close(third);
-    third = connect_silent();
+    assert_false(negotiator_of(NEGOTIATORS)->asked_to_go);
+    for (unsigned i = 0; i < NEGOTIATORS; i++)
+        close(clients[i]);
+    close(newcomer);
+}
+
+/* In order, but those that have waited for longer than a moment come last, the newest of them first. */
+static void test_those_that_have_waited_in_vain_come_last(void **state)
+{
+    static const unsigned order[] = { 7, 8, 6, 5 };
+    int clients[8];
+
+    start_server_ready(100);
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++) {
+        if (i == 6)
+            usleep(750000);
+        clients[i] = connect_client();
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(order); i++) {
+        report_ready(find_worker(IPC_ROLE_NBD_NEGOTIATOR, WORKER_CREATING));
+        for (unsigned j = 0; j < ARRAY_SIZE(order); j++)
+            assert_int_equal(negotiator_of(order[j]) != NULL, j <= i);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
+}
+
+static int report_failure(struct worker_handle *worker, uint64_t client)
+{
+    struct ipc_status status = { .type = IPC_STATUS_CLIENT_GONE, .client_gone = { .client_id = client, .error = 1 } };
+
+    snprintf(status.client_gone.text, sizeof(status.client_gone.text), "it talks nonsense");
+    return report(worker, status);
+}
+
+/* One that fails is closed at once, and so are the first few; a crowd of them is not, for it would be back at once. */
+static void test_a_crowd_that_fails_is_kept_connected(void **state)
+{
+    unsigned open = 0;
+
+    start_server_ready(100);
+    for (unsigned i = 1; i <= 70; i++) {
+        int client = connect_client();
+
+        assert_int_equal(report_failure(negotiator_of(i), i), 0);
+        report_gone(negotiator_of(i), 0);
+        make_all_negotiators_ready();
+        open += !is_closed(client);
+        assert_true(i > 64 || is_closed(client));
+        close(client);
+        turn();
+    }
+    assert_true(open >= 3); /* all six, unless this takes seconds */
+    assert_int_equal(nbd_server_get_info(monitor.nbd_server).connections, 0); /* those that left themselves */
+}
+
+static void test_no_process_before_a_whole_first_message(void **state)
+{
+    int client;
+
+    start_server_ready(100);
+    client = connect_silent();
+    take_greeting(client);
+    for (unsigned i = 0; i < strlen(FIRST_MESSAGE); i++) {
+        assert_null(negotiator_of(1));
+        say(client, &FIRST_MESSAGE[i], 1);
+    }
+    assert_non_null(negotiator_of(1));
+    close(client);
+}
+
+static void test_who_will_not_finish_its_first_message_is_closed(void **state)
+{
+    int client;
+
+    start_server_ready(100);
+    client = connect_silent();
+    take_greeting(client);
+    say(client, "flag", 4);
+    assert_false(is_closed(client));
+    assert_int_equal(shutdown(client, SHUT_WR), 0);
     turn();
-    take_greeting(third);
-    assert_false(is_closed(clients[0]));
-    close(third);
-    close(clients[0]);
-    close(clients[1]);
+    assert_true(is_closed(client));
+    assert_int_equal(worker_count, 4);
+    close(client);
 }
 
 /* What a negotiator under somebody's control might say. */
@@ -840,9 +968,9 @@ static void test_a_negotiator_that_lies_is_told_off(void **state)
         uint32_t flags;
         uint32_t contexts;
     } lies[] = {
-        { 2, 1, 0, 0 },                        /* somebody else's client */
-        { 1, 99, 0, 0 },                       /* an export that never was */
-        { 1, UINT64_MAX, 0, 0 },               /* the same */
+        { 2, 1, 0, 0 },          /* somebody else's client */
+        { 1, 99, 0, 0 },         /* an export that never was */
+        { 1, UINT64_MAX, 0, 0 }, /* the same */
     };
     struct worker_handle *worker;
     int clients[2];
@@ -956,7 +1084,8 @@ static void test_clients_over_the_limit_are_turned_away(void **state)
     clients[0] = connect_client();
     assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
     make_all_negotiators_ready();
-    clients[1] = connect_client(); /* one established, one in its handshake */
+    clients[1] = connect_client();
+    assert_int_equal(report_negotiated(negotiator_of(2), 2, 1, 0, 0), 0);
     make_all_negotiators_ready();
     third = connect_silent();
     assert_null(negotiator_of(3));
@@ -1302,7 +1431,12 @@ int main(void)
         SERVER_TEST(test_a_client_that_hangs_up_while_it_waits_gives_its_place_back),
         SERVER_TEST(test_a_client_that_only_sends_no_more_is_waited_for),
         SERVER_TEST(test_the_time_limit_counts_from_the_start),
-        SERVER_TEST(test_who_has_had_its_share_gives_way_at_the_limit),
+        SERVER_TEST(test_handshakes_do_not_count_against_max_connections),
+        SERVER_TEST(test_who_has_had_its_share_gives_its_negotiator_away),
+        SERVER_TEST(test_those_that_have_waited_in_vain_come_last),
+        SERVER_TEST(test_a_crowd_that_fails_is_kept_connected),
+        SERVER_TEST(test_no_process_before_a_whole_first_message),
+        SERVER_TEST(test_who_will_not_finish_its_first_message_is_closed),
         SERVER_TEST(test_a_negotiator_that_lies_is_told_off),
         SERVER_TEST(test_a_negotiator_without_a_client_has_nothing_to_say),
         SERVER_TEST(test_what_comes_after_the_report_is_ignored),
@@ -1325,9 +1459,10 @@ int main(void)
         SERVER_TEST(test_hard_does_not_wait_for_hide),
         SERVER_TEST(test_an_export_can_be_removed_while_it_starts),
     };
+    const struct rlimit descriptors = { DESCRIPTORS, DESCRIPTORS };
     int failed;
 
-    if (mkdtemp(folder) == NULL)
+    if (mkdtemp(folder) == NULL || setrlimit(RLIMIT_NOFILE, &descriptors) < 0)
         return 1;
     snprintf(socket_path, sizeof(socket_path), "%s/nbd", folder);
     snprintf(image_path, sizeof(image_path), "%s/image", folder);

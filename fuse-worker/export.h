@@ -73,10 +73,11 @@ struct fx_thread {
     _Atomic unsigned pending;           /* requests that wait for the block layer, a pool thread or the monitor */
     uint64_t free_slots[FX_SLOTS / 64]; /* a bit each */
     unsigned dirty_slots;
-    unsigned large_requests; /* that came to the first buffer */
-    bool has_huge_page;      /* which is in the first buffer */
-    struct io_pipe pipe;     /* of splice.c */
-    int reply_fd;            /* of the request that libfuse works on or answers */
+    unsigned large_requests;         /* that came to the first buffer */
+    bool has_huge_page;              /* which is in the first buffer */
+    struct io_pipe pipe;             /* of splice.c */
+    int reply_fd;                    /* of the request that libfuse works on or answers */
+    bool answers_init_with_mappings; /* see ops.c; while libfuse works on INIT */
     uint8_t *buffers;
     struct fx_slot slots[FX_SLOTS];
 };

@@ -4,9 +4,10 @@
  * locks for each request. No allocation here; two system calls for a request whose data is at hand, one to get it and
  * one to answer.
  *
- * Coherence: every open file is FOPEN_DIRECT_IO, so that the kernel keeps no copy of the data, and what other exports
- * of the node write is read at once. Writes of several clients run in parallel (FOPEN_PARALLEL_DIRECT_WRITES,
- * Linux 6.2; older kernels do not look at the bit).
+ * Coherence: every open file is FOPEN_DIRECT_IO, so that the kernel keeps no copy of the data but of what is mapped,
+ * and what other exports of the node write is read at once. Pages of mappings that were changed come as WRITE with
+ * FUSE_WRITE_CACHE: they belong to the file as it was, so they never make it longer. Writes of several clients run in
+ * parallel (FOPEN_PARALLEL_DIRECT_WRITES, Linux 6.2; older kernels do not look at the bit).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -177,6 +178,7 @@ static void handle_write(struct fx_slot *slot, const struct fuse_in_header *in)
     struct fx_export *export = slot->thread->export;
     uint64_t size = atomic_load_explicit(&export->size_bytes, memory_order_relaxed);
     uint64_t bytes = arg->size, end;
+    bool may_grow = export->growable && (arg->write_flags & FUSE_WRITE_CACHE) == 0;
 
     if (in->len != FX_HEAD_BYTES + bytes || bytes > FX_IO_BYTES_MAX || !u64_add(arg->offset, bytes, &end)) {
         reply(slot, -EINVAL, NULL, 0);
@@ -186,7 +188,7 @@ static void handle_write(struct fx_slot *slot, const struct fuse_in_header *in)
         reply(slot, -EROFS, NULL, 0);
         return;
     }
-    if (end > size && !export->growable) {
+    if (end > size && !may_grow) {
         /* Up to the end, as a device does; at the end the disk is full. */
         if (arg->offset >= size) {
             reply(slot, -ENOSPC, NULL, 0);
@@ -197,7 +199,7 @@ static void handle_write(struct fx_slot *slot, const struct fuse_in_header *in)
     prepare(slot, BLOCK_OP_WRITE, arg->offset, bytes, write_complete);
     if (export->writethrough || (arg->flags & (O_SYNC | O_DSYNC)) != 0)
         slot->req.flags |= BLOCK_REQ_FUA;
-    if (end > size && export->growable)
+    if (end > size && may_grow)
         grow_then_write(slot);
     else
         write_submit(slot);

@@ -19,6 +19,34 @@
 
 /* ---- INIT ---- */
 
+/*
+ * Shared mappings of files whose data the kernel does not keep otherwise (Linux 6.6; FUSE_DIRECT_IO_ALLOW_MMAP, bit
+ * 36). libfuse before 3.15 does not know it, so it is asked for in the answer that libfuse has made. Both are of
+ * protocol 7.39; an older kernel does not offer the bit.
+ */
+#define FLAGS2_DIRECT_IO_ALLOW_MMAP (1u << (36 - 32))
+
+bool fx_ops_offers_shared_mappings(const struct fuse_in_header *in, size_t bytes)
+{
+    const struct fuse_init_in *arg = (const void *)(in + 1);
+
+    return bytes >= sizeof(*in) + sizeof(*arg) && (arg->flags & FUSE_INIT_EXT) != 0 &&
+           (arg->flags2 & FLAGS2_DIRECT_IO_ALLOW_MMAP) != 0;
+}
+
+/* Of the answer to INIT, header and body in one vector each. What does not look like it is left as it is. */
+static void add_shared_mappings(struct iovec *iov, int count, struct fuse_init_out *out)
+{
+    const struct fuse_out_header *header = iov[0].iov_base;
+
+    if (count != 2 || iov[0].iov_len != sizeof(*header) || header->error != 0 || iov[1].iov_len != sizeof(*out))
+        return;
+    memcpy(out, iov[1].iov_base, sizeof(*out));
+    out->flags |= FUSE_INIT_EXT;
+    out->flags2 |= FLAGS2_DIRECT_IO_ALLOW_MMAP;
+    iov[1].iov_base = out;
+}
+
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
     static const unsigned wanted =
@@ -389,7 +417,12 @@ static const struct fuse_lowlevel_ops ops = {
 /* Replies of libfuse go to where the request came from, which is not the session's one descriptor. */
 static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 {
-    return writev(fx_thread_current()->reply_fd, iov, count);
+    struct fx_thread *thread = fx_thread_current();
+    struct fuse_init_out out;
+
+    if (thread->answers_init_with_mappings)
+        add_shared_mappings(iov, count, &out);
+    return writev(thread->reply_fd, iov, count);
 }
 
 /* Requests are read by the threads themselves. */

@@ -15,6 +15,9 @@ int fx_ops_new(struct fx_export *export, struct error *err);
 /* Give it a descriptor, after lock-down. 0 or -errno. */
 int fx_ops_set_device(struct fx_export *export, int fd);
 
+/* Whether the kernel that sent this INIT has shared mappings of files with FOPEN_DIRECT_IO. */
+bool fx_ops_offers_shared_mappings(const struct fuse_in_header *in, size_t bytes);
+
 /* INIT has been answered. */
 void fx_ops_init_done(struct fx_export *export);
 

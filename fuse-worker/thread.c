@@ -171,7 +171,9 @@ static void hand_to_libfuse(struct fx_thread *thread, struct fx_slot *slot, cons
     bool is_init = in->opcode == FUSE_INIT;
 
     thread->reply_fd = slot->reply_fd;
+    thread->answers_init_with_mappings = is_init && fx_ops_offers_shared_mappings(in, bytes);
     fuse_session_process_buf(session, &buf);
+    thread->answers_init_with_mappings = false;
     fx_slot_put(slot);
     if (is_init)
         fx_ops_init_done(thread->export);

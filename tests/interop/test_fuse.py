@@ -16,6 +16,7 @@ from support.images import KIB, MIB, pattern
 from support.nbdraw import NbdRaw
 from support.process import wait_for
 from support.qmp import QmpError
+from support.server import give_to_account
 
 SIZE = 64 * MIB
 
@@ -614,11 +615,141 @@ def test_private_mapping_reads_the_image(server, anywhere, point):
 import mmap
 fd = os.open(sys.argv[1], os.O_RDWR)
 m = mmap.mmap(fd, 1 << 20, flags=mmap.MAP_PRIVATE)
+print(m[:] == os.pread(fd, 1 << 20, 0))""", point).split() == ["True"]
+
+
+# ---- Shared mappings ----
+
+@pytest.fixture
+def needs_shared_mappings():
+    if tuple(map(int, re.match(r"(\d+)\.(\d+)", os.uname().release).groups())) < (6, 6):
+        pytest.skip("this kernel has no shared mappings of files on FUSE without a cache (Linux 6.6)")
+
+
+MAPPING = """
+import mmap
+fd = os.open(sys.argv[1], os.O_RDWR)
+m = mmap.mmap(fd, int(sys.argv[2]), flags=mmap.MAP_SHARED)
+"""
+
+
+def test_shared_mapping_reads_and_writes_the_image(server, needs_shared_mappings, anywhere, point):
+    images.make(anywhere, SIZE, seed=5)
+    before = images.read(anywhere)
+    fuse.export(server, "disk", point)
+    assert python(MAPPING + """
+print(m[:] == os.pread(fd, len(m), 0))
+m[100:105] = b'first'
+m[len(m) - 5:] = b'final'
+m.flush()""", point, SIZE) == "True\n"
+    assert images.read(anywhere) == before[:100] + b"first" + before[105:-5] + b"final"
+
+
+def test_shared_mapping_is_written_when_it_is_given_up(server, needs_shared_mappings, anywhere, point):
+    fuse.export(server, "disk", point)
+    python(MAPPING + """
+m[100:105] = b'first'
+m.close()""", point, MIB)
+    assert images.read(anywhere, 100, 5) == b"first"
+
+
+def test_mapping_and_other_clients_of_the_file_agree(server, needs_shared_mappings, anywhere, point):
+    fuse.export(server, "disk", point)
+    assert python(MAPPING + """
+import subprocess
+other = os.open(sys.argv[1], os.O_RDWR)
+wrong = 0
+for i in range(200):
+    at = i * 1237 % (len(m) - 9000)
+    m[at:at + 9000] = bytes([i % 251]) * 9000
+    wrong += os.pread(other, 9000, at) != m[at:at + 9000]
+    os.pwrite(other, bytes([i % 13]) * 5000, at + 1000)
+    wrong += m[at + 1000:at + 6000] != bytes([i % 13]) * 5000
+    wrong += m[at:at + 1000] != bytes([i % 251]) * 1000
+data = subprocess.run(['cat', sys.argv[1]], stdout=subprocess.PIPE, check=True).stdout
+print(wrong, data[:len(m)] == m[:])
+""", point, MIB) == "0 True\n"
+
+
+def test_mapping_of_the_last_page_keeps_the_length(server, needs_shared_mappings, image, point):
+    path = image("odd.img", size=8192)
+    server.add_file("odd", path)
+    fuse.export(server, "odd", point, growable=True)
+    as_account("truncate", f"--size={4096 + 1000}", point)
+    python(MAPPING + """
+m[4096 + 990:] = b'w' * 10
+m.flush()""", point, 4096 + 1000)
+    assert os.path.getsize(path) == 4096 + 1000 and images.read(path, 4096 + 990) == b"w" * 10
+
+
+@pytest.mark.qemu
+def test_mapping_and_nbd(server, needs_shared_mappings, anywhere, point):
+    """What is flushed is read through NBD; what NBD has written is read through the file, and by a mapping made then."""
+    process.need("qemu-io")
+    server.nbd_start()
+    server.export("disk", id="nbd")
+    fuse.export(server, "disk", point, ident="fuse")
+    assert python(MAPPING + """
+import subprocess
+
+
+def nbd(command):
+    out = subprocess.run(['qemu-io', '-f', 'raw', '-c', command, sys.argv[3]], check=True, stdout=subprocess.PIPE)
+    return b'failed' not in out.stdout
+
+
+good = 0
+for i in range(1, 6):
+    m[0:65536] = bytes([i]) * 65536
+    m.flush()
+    good += nbd(f'read -P {i} 0 64k')
+    nbd(f'write -P {100 + i} 4k 8k')
+    good += os.pread(fd, 8192, 4096) == bytes([100 + i]) * 8192
+    with mmap.mmap(fd, 65536, flags=mmap.MAP_SHARED) as new:
+        good += new[4096:12288] == bytes([100 + i]) * 8192 and new[:4096] == bytes([i]) * 4096
+        good += m[:65536] == new[:]
+print(good)
+""", point, MIB, server.uri("disk")) == "20\n"
+
+
+def test_mapping_of_a_read_only_export(server, needs_shared_mappings, anywhere, point):
+    images.make(anywhere, SIZE, seed=5)
+    fuse.export(server, "disk", point, writable=False)
+    assert python("""
+import mmap
+fd = os.open(sys.argv[1], os.O_RDONLY)
+m = mmap.mmap(fd, 1 << 20, mmap.MAP_SHARED, mmap.PROT_READ)
 print(m[:] == os.pread(fd, 1 << 20, 0))
 try:
-    mmap.mmap(fd, 4096, flags=mmap.MAP_SHARED)
+    mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
 except OSError as e:
-    print(errno.errorcode[e.errno])""", point).split() == ["True", "ENODEV"]
+    print(errno.errorcode[e.errno])""", point).split() == ["True", "EACCES"]
+
+
+def test_tpm_keeps_its_state_in_it(server, needs_shared_mappings, image, point, tmp):
+    """As some managers of virtual machines keep it: swtpm's file backend maps the file."""
+    process.need("swtpm", "swtpm_ioctl")
+    path = image("tpm.img", size=4 * MIB)
+    server.add_file("tpm", path)
+    fuse.export(server, "tpm", point)
+    folder = tmp / "tpm"
+    folder.mkdir()
+    give_to_account(folder)
+
+    def run_tpm():
+        tpm = fuse.popen_as_account(
+            "swtpm", "socket", "--tpm2", "--tpmstate", f"backend-uri=file://{point},mode=0600", "--ctrl",
+            f"type=unixio,path={folder}/ctrl", "--server", f"type=unixio,path={folder}/server", "--flags",
+            "not-need-init,startup-clear", stdout=process.subprocess.DEVNULL, stderr=process.subprocess.DEVNULL)
+        wait_for(lambda: tpm.poll() is not None or as_account("swtpm_ioctl", "--unix", folder / "ctrl", "-g",
+                                                              status=None).returncode == 0, "the TPM to answer")
+        as_account("swtpm_ioctl", "--unix", folder / "ctrl", "-s")
+        assert tpm.wait(20) == 0
+        return images.read(path)
+
+    first = run_tpm()
+    assert first.strip(b"\0") and images.read(path) == first
+    assert run_tpm()[:16] == first[:16]  # it was found, and not made anew
 
 
 # ---- fallocate and lseek ----

@@ -139,17 +139,24 @@ static struct reply *ask(uint32_t opcode, const void *arg, size_t arg_bytes)
     return get_reply();
 }
 
-static struct reply *ask_init(void)
+static struct reply *ask_init_with(uint64_t more_flags)
 {
+    uint64_t flags = FUSE_ASYNC_READ | FUSE_ASYNC_DIO | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS |
+                     FUSE_ATOMIC_O_TRUNC | more_flags;
     struct fuse_init_in in = {
         .major = 7,
-        .minor = 38,
+        .minor = 39,
         .max_readahead = 131072,
-        .flags = FUSE_ASYNC_READ | FUSE_ASYNC_DIO | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS |
-                 FUSE_ATOMIC_O_TRUNC,
+        .flags = (uint32_t)flags,
+        .flags2 = (uint32_t)(flags >> 32),
     };
 
     return ask(FUSE_INIT, &in, sizeof(in));
+}
+
+static struct reply *ask_init(void)
+{
+    return ask_init_with(0);
 }
 
 static struct reply *ask_read(uint64_t offset, uint32_t bytes)
@@ -521,6 +528,39 @@ static void test_emptying_comes_along_with_open(void **state)
     assert_true((out.flags & FUSE_ATOMIC_O_TRUNC) != 0);
 }
 
+/* FUSE_DIRECT_IO_ALLOW_MMAP, where the kernel has it. */
+static void test_shared_mappings_are_asked_for_where_they_are_offered(void **state)
+{
+    struct fuse_init_out out;
+
+    memcpy(&out, ask_init_with(FUSE_INIT_EXT | 1ull << 36)->data, sizeof(out));
+    assert_true((out.flags & FUSE_INIT_EXT) != 0 && (out.flags & FUSE_ASYNC_DIO) != 0);
+    assert_int_equal(out.flags2, 1u << 4);
+    assert_int_equal(out.max_write, FX_IO_BYTES_MAX);
+}
+
+static void test_shared_mappings_are_not_asked_for_where_they_are_not_offered(void **state)
+{
+    struct fuse_init_out out;
+
+    memcpy(&out, ask_init_with(FUSE_INIT_EXT)->data, sizeof(out));
+    assert_int_equal(out.flags2 & 1u << 4, 0);
+    assert_int_equal(out.max_write, FX_IO_BYTES_MAX);
+}
+
+static void test_pages_of_a_mapping_do_not_make_a_growable_file_longer(void **state)
+{
+    uint8_t bytes[4096] = { 1 };
+    struct fuse_write_in in = { .offset = SIZE - 10, .size = sizeof(bytes), .write_flags = FUSE_WRITE_CACHE };
+
+    send_request(FUSE_WRITE, &in, sizeof(in), bytes, sizeof(bytes));
+    assert_int_equal(written(get_reply()), 10);
+    in.offset = SIZE + 4096;
+    send_request(FUSE_WRITE, &in, sizeof(in), bytes, sizeof(bytes));
+    assert_int_equal(get_reply()->error, -ENOSPC);
+    assert_int_equal(attributes().size, SIZE);
+}
+
 static void test_file_that_cannot_grow_keeps_its_size_when_opened_to_be_emptied(void **state)
 {
     struct fuse_open_in in = { .flags = O_WRONLY | O_TRUNC };
@@ -739,6 +779,9 @@ int main(void)
         WITH(setup_writable, test_open_files_bypass_the_page_cache_and_are_counted),
         WITH(setup_read_only, test_read_only_export_is_not_opened_for_writing),
         WITH(setup_bare, test_emptying_comes_along_with_open),
+        WITH(setup_bare, test_shared_mappings_are_asked_for_where_they_are_offered),
+        WITH(setup_bare, test_shared_mappings_are_not_asked_for_where_they_are_not_offered),
+        WITH(setup_growable, test_pages_of_a_mapping_do_not_make_a_growable_file_longer),
         WITH(setup_writable, test_file_that_cannot_grow_keeps_its_size_when_opened_to_be_emptied),
         WITH(setup_growable, test_growable_file_is_emptied_when_opened_so),
         WITH(setup_writable, test_attributes_are_those_of_a_regular_file),

@@ -25,8 +25,7 @@ struct block_info {
     uint32_t preferred_block_bytes;
     uint32_t max_transfer_bytes; /* 0: no limit of the node's own */
     bool read_only;
-    bool discard_unmaps; /* discard=unmap, and the file system can: DISCARD and MAY_UNMAP have an effect */
-    bool fast_zero;      /* WRITE_ZEROES with NO_FALLBACK usually works */
+    bool fast_zero; /* WRITE_ZEROES with NO_FALLBACK usually works */
 };
 
 /*

@@ -60,17 +60,6 @@ static int file_find_size(struct file_state *file, const struct stat *st, struct
     return 0;
 }
 
-/* A hole punched behind the end changes nothing and tells whether the file system can. Devices cannot be asked so. */
-static void file_probe_punch_hole(struct file_state *file)
-{
-    off_t beyond = (off_t)(round_up(file->file_bytes, ALIGN_MAX) + ALIGN_MAX);
-
-    if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, beyond, ALIGN_MAX) < 0) {
-        atomic_store(&file->no_punch_hole, true);
-        atomic_store(&file->no_discard, true);
-    }
-}
-
 static int file_probe_alignment(struct file_state *file, bool wants_direct, struct error *err)
 {
     int ret;
@@ -98,8 +87,8 @@ static void file_fill_info(const struct file_state *file, const struct stat *st,
     info->size_bytes = round_up(file->file_bytes, BLOCK_SECTOR_BYTES);
     info->min_block_bytes = file->direct ? file->align : 1;
     info->preferred_block_bytes = MAX(preferred, info->min_block_bytes);
-    info->discard_unmaps = file->discard_unmap && !info->read_only && !atomic_load(&file->no_discard);
-    info->fast_zero = !info->read_only && !file->block_device && !atomic_load(&file->no_punch_hole);
+    /* Whether the file system can is told by the first request that asks for it: there is no way to try without a trace. */
+    info->fast_zero = !info->read_only && !file->block_device;
 }
 
 static int file_open(struct block_node *node, const struct block_open_args *args, struct error *err)
@@ -128,8 +117,6 @@ static int file_open(struct block_node *node, const struct block_open_args *args
     ret = file_probe_alignment(file, (flags & IPC_NODE_CACHE_DIRECT) != 0, err);
     if (ret < 0)
         return ret;
-    if (!file->block_device && !node->info.read_only)
-        file_probe_punch_hole(file);
     file_fill_info(file, &st, &node->info);
     file_mapping_open(file, !node->info.read_only);
     return 0;

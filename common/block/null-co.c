@@ -28,7 +28,6 @@ static int null_open(struct block_node *node, const struct block_open_args *args
     node->info.size_bytes = round_up(node->info.size_bytes, BLOCK_SECTOR_BYTES);
     node->info.min_block_bytes = 1;
     node->info.preferred_block_bytes = 4096;
-    node->info.discard_unmaps = !node->info.read_only;
     node->info.fast_zero = !node->info.read_only;
     null->latency_ns = spec->latency_ns;
     null->read_zeroes = (spec->flags & IPC_NODE_READ_ZEROES) != 0;

@@ -12,6 +12,25 @@
 
 #define SIZE (4u * 1024 * 1024)
 
+int __real_fallocate(int fd, int mode, off_t offset, off_t len_bytes);
+int __wrap_fallocate(int fd, int mode, off_t offset, off_t len_bytes);
+
+/* A file system that answers so to a hole behind the end of the file; 0: as the real one does. */
+static atomic_int error_behind_end;
+static atomic_uint fallocate_count;
+
+int __wrap_fallocate(int fd, int mode, off_t offset, off_t len_bytes)
+{
+    struct stat st;
+
+    fallocate_count++;
+    if (error_behind_end != 0 && fstat(fd, &st) == 0 && offset + len_bytes > st.st_size) {
+        errno = error_behind_end;
+        return -1;
+    }
+    return __real_fallocate(fd, mode, offset, len_bytes);
+}
+
 static int open_full_file(struct block_fixture *f, uint32_t node_flags)
 {
     uint8_t *bytes = malloc(SIZE);
@@ -61,14 +80,11 @@ static void test_discard_frees_blocks_with_discard_unmap(void **state)
 
     for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
         struct block_fixture f;
-        struct block_info info;
         blkcnt_t before;
         int fd;
 
         fixture_init(&f);
         fd = open_full_file(&f, IPC_NODE_DISCARD_UNMAP);
-        block_node_info(f.root, &info);
-        assert_true(info.discard_unmaps);
         before = blocks_of(fd);
         assert_int_equal(fixture_io(&f, BLOCK_OP_DISCARD, 0, 65536, NULL, lengths[i]), 0);
         assert_true(blocks_of(fd) <= before - (blkcnt_t)(lengths[i] / 512) + 64);
@@ -77,15 +93,45 @@ static void test_discard_frees_blocks_with_discard_unmap(void **state)
     }
 }
 
+static void test_discard_works_where_a_hole_behind_the_end_is_refused(void **state)
+{
+    static const int errors[] = { EIO, EINVAL, EOPNOTSUPP, ENOSPC, EFBIG, EPERM };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(errors); i++) {
+        struct block_fixture f;
+        blkcnt_t before;
+        int fd;
+
+        error_behind_end = errors[i];
+        fixture_init(&f);
+        fd = open_full_file(&f, IPC_NODE_DISCARD_UNMAP);
+        before = blocks_of(fd);
+        assert_int_equal(fixture_io(&f, BLOCK_OP_DISCARD, 0, 0, NULL, SIZE / 4), 0);
+        assert_true(blocks_of(fd) <= before - SIZE / 4 / 512);
+        assert_int_equal(fixture_io(&f, BLOCK_OP_WRITE_ZEROES, BLOCK_REQ_MAY_UNMAP, SIZE / 4, NULL, SIZE / 4), 0);
+        assert_true(blocks_of(fd) <= before - SIZE / 2 / 512);
+        check_zeros(&f, 0, SIZE / 2);
+        fixture_done(&f);
+    }
+    error_behind_end = 0;
+}
+
+/* It may be in use elsewhere, and grow meanwhile: what is no hole any more must not be made one. */
+static void test_opening_a_file_does_not_touch_it(void **state)
+{
+    struct block_fixture *f = *state;
+
+    fallocate_count = 0;
+    fixture_open_file(f, SIZE, IPC_NODE_DISCARD_UNMAP);
+    assert_int_equal(fallocate_count, 0);
+}
+
 static void test_discard_does_nothing_with_discard_ignore(void **state)
 {
     struct block_fixture *f = *state;
     int fd = open_full_file(f, 0);
     blkcnt_t before = blocks_of(fd);
-    struct block_info info;
 
-    block_node_info(f->root, &info);
-    assert_false(info.discard_unmaps);
     assert_int_equal(fixture_io(f, BLOCK_OP_DISCARD, BLOCK_REQ_FUA, 0, NULL, SIZE), 0);
     assert_true(blocks_of(fd) == before);
     check_zeros(f, 0, 0);
@@ -302,6 +348,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(test_discard_frees_blocks_with_discard_unmap),
+        FIXTURE_TEST(test_discard_works_where_a_hole_behind_the_end_is_refused),
+        FIXTURE_TEST(test_opening_a_file_does_not_touch_it),
         FIXTURE_TEST(test_discard_does_nothing_with_discard_ignore),
         FIXTURE_TEST(test_discard_where_the_file_system_cannot_is_a_success),
         FIXTURE_TEST(test_a_discard_that_turns_out_to_be_unsupported_is_remembered),

@@ -10,11 +10,11 @@
 
 #include "monitor/export/nbd-private.h"
 
-#define MAX_PAYLOAD_BYTES      (32u << 20)
-#define MIN_BLOCK_MAX_BYTES    65536u /* NBD proto.md, "Block size constraints": minimum at most 64 KiB */
-#define PREFERRED_MIN_BYTES    512u
-#define PREFERRED_MAX_BYTES    MAX_PAYLOAD_BYTES
-#define DEFAULT_PREFERRED      4096u
+#define MAX_PAYLOAD_BYTES       (32u << 20)
+#define MIN_BLOCK_MAX_BYTES     65536u /* NBD proto.md, "Block size constraints": minimum at most 64 KiB */
+#define PREFERRED_MIN_BYTES     512u
+#define PREFERRED_MAX_BYTES     MAX_PAYLOAD_BYTES
+#define DEFAULT_PREFERRED       4096u
 #define NBD_DIRECTORY_BYTES_MAX (UINT32_MAX / 2) /* offsets are 32 bits wide */
 
 static uint32_t description_len(const struct nbd_export *nbd)
@@ -23,8 +23,8 @@ static uint32_t description_len(const struct nbd_export *nbd)
 }
 
 /*
- * "Block size constraints": the size SHOULD be a multiple of the minimum, which QEMU's client takes for granted. What is
- * natural for the node may be larger; its worker serves smaller requests all the same.
+ * "Block size constraints": the size SHOULD be a multiple of the minimum, which QEMU's client takes for granted. What
+ * is natural for the node may be larger; its worker serves smaller requests all the same.
  */
 static uint32_t min_block(const struct nbd_export *nbd, const struct ipc_status_ready *ready)
 {
@@ -61,7 +61,7 @@ static void fill(struct nbd_directory *directory, const struct nbd_export_list *
     unsigned i = 0;
 
     *directory = (struct nbd_directory){ .magic = NBD_DIRECTORY_MAGIC, .count = count, .len_bytes = len_bytes };
-    TAILQ_FOREACH(nbd, exports, link) {
+    TAILQ_FOREACH (nbd, exports, link) {
         struct nbd_directory_entry *entry = &directory->entries[i++];
 
         fill_entry(entry, nbd);
@@ -79,7 +79,7 @@ static size_t total_len(const struct nbd_export_list *exports, unsigned count)
     size_t len = sizeof(struct nbd_directory) + count * sizeof(struct nbd_directory_entry);
     const struct nbd_export *nbd;
 
-    TAILQ_FOREACH(nbd, exports, link)
+    TAILQ_FOREACH (nbd, exports, link)
         len += strlen(nbd->name) + description_len(nbd);
     return len;
 }

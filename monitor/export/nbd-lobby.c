@@ -242,8 +242,7 @@ static struct nbd_client *choose(const struct nbd_lobby *lobby)
     struct nbd_client *best = NULL;
     struct nbd_client *client;
 
-    TAILQ_FOREACH(client, &lobby->waiting.list, link)
-    {
+    TAILQ_FOREACH (client, &lobby->waiting.list, link) {
         if (best == NULL || goes_before(client, best))
             best = client;
     }

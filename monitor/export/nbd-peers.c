@@ -82,8 +82,7 @@ struct nbd_peer *nbd_peer_ref(struct nbd_peers *peers, int fd)
     struct nbd_peer_list *bucket = bucket_of(peers, &key);
     struct nbd_peer *peer;
 
-    TAILQ_FOREACH(peer, bucket, link)
-    {
+    TAILQ_FOREACH (peer, bucket, link) {
         if (memcmp(&peer->key, &key, sizeof(key)) == 0)
             break;
     }

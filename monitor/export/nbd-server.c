@@ -278,8 +278,7 @@ static struct nbd_export *find_serial(const struct nbd_server *server, uint64_t 
 {
     struct nbd_export *nbd;
 
-    TAILQ_FOREACH(nbd, &server->exports, link)
-    {
+    TAILQ_FOREACH (nbd, &server->exports, link) {
         if (nbd->serial == serial)
             return nbd;
     }

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """docs/nbd-conformance.md against what there is: the header of the protocol, the tests, and a running server."""
 
-import pathlib
 import re
 import struct
 
 import pytest
 
+from support import pages
 from support.images import MIB
 from support.nbdraw import *
 from support.nbdraw import NbdRaw
 
-TOP = pathlib.Path(__file__).resolve().parents[2]
-PAGE = (TOP / "docs" / "nbd-conformance.md").read_text()
-HEADER = (TOP / "common" / "net" / "nbd-protocol.h").read_text()
+PAGE = (pages.TOP / "docs" / "nbd-conformance.md").read_text()
+HEADER = (pages.TOP / "common" / "net" / "nbd-protocol.h").read_text()
 
 
 def rows(section=None):
@@ -43,18 +42,8 @@ def constants(section, prefix):
 # ---- The page and the sources ----
 
 def test_every_test_that_the_page_names_exists():
-    named = set(re.findall(r"([a-z][a-z/-]*)::([a-z0-9_]+)", PAGE))
-    assert len(named) > 100
-    missing = []
-    for file, name in sorted(named):
-        stem = "test_" + file.removeprefix("unit/").replace("-", "_")
-        if file.startswith("unit/"):
-            paths, pattern = [TOP / "tests" / "unit" / f"{stem}.c"], rf"^static void test_{name}\("
-        else:
-            paths, pattern = [TOP / "tests" / folder / f"{stem}.py" for folder in ("func", "interop", "crash")], rf"^def test_{name}\("
-        if not any(path.exists() and re.search(pattern, path.read_text(), re.MULTILINE) for path in paths):
-            missing.append(f"{file}::{name}")
-    assert not missing
+    assert len(pages.named_tests(PAGE)) > 100
+    assert not pages.missing_tests(PAGE)
 
 
 def test_what_is_done_names_a_test():

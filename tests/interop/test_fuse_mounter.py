@@ -375,6 +375,26 @@ def in_namespace(program, script):
                              ' --regid=' + ACCOUNT + ' --clear-groups "$@"', "sh"])
 
 
+def test_runs_one_program_with_words_and_environment_of_its_own(program, point, tmp):
+    """What fusermount3 is told, whoever the caller is and whatever his environment: never suid or dev."""
+    told = tmp / "told"
+    told.mkdir()
+    give_to_account(told)
+    helper = tmp / "helper"
+    helper.write_text(f"#!/bin/sh\ncat /proc/$$/environ >{told}/environment\ncat /proc/$$/cmdline >{told}/words\nexit 1\n")
+    helper.chmod(0o4755)
+    m = in_namespace(program, f"mount --bind {helper} /usr/bin/fusermount3; export LD_PRELOAD_X=1 PATH=/nowhere:$PATH")
+    assert m.mount(point).code < 0
+    m.end()
+    environment = (told / "environment").read_bytes().split(b"\0")[:-1]
+    assert sorted(environment) == [b"LC_ALL=C", b"_FUSE_COMMFD=3"]
+    words = (told / "words").read_bytes().split(b"\0")[:-1]
+    assert b"/usr/bin/fusermount3" in words[:2]
+    options = words[words.index(b"-o") + 1].split(b",")
+    assert {b"nosuid", b"nodev"} <= set(options) and not {b"suid", b"dev"} & set(options)
+    assert "LD_PRELOAD_X" not in str(environment)
+
+
 @pytest.mark.parametrize("script, code, text", [
     ("mount --bind /dev/null /usr/bin/fusermount3", -2, "install the package fuse3"),
     ("mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3", -19, "load the fuse module"),

@@ -12,7 +12,7 @@ import pytest
 
 from support import images, sandbox
 from support.nbdraw import NbdRaw
-from support.process import descriptors, wait_for
+from support.process import children_of, command, descriptors, wait_for
 from support.server import ACCOUNT
 
 TLS_ROLES = ["nbd-negotiator-tls", "tls-signer"]
@@ -109,12 +109,18 @@ def test_not_dumpable(running, role):
     ("nbd-export", "Max core file size", "0"),
     ("nbd-export", "Max locked memory", "0"),
     ("nbd-export", "Max open files", "8192"),
+    ("nbd-export", "Max processes", "512"),
+    ("nbd-export", "Max msgqueue size", "0"),
     ("vhost", "Max core file size", "0"),
+    ("vhost", "Max open files", "8192"),
+    ("fuse", "Max open files", "8192"),
     ("fuse", "Max core file size", "0"),
     ("nbd-negotiator", "Max core file size", "0"),
     ("nbd-negotiator", "Max open files", "32"),
     ("nbd-negotiator", "Max file size", "0"),
     ("nbd-negotiator", "Max processes", "0"),
+    ("nbd-negotiator", "Max msgqueue size", "0"),
+    ("nbd-negotiator", "Max locked memory", "0"),
     ("nbd-negotiator-tls", "Max core file size", "0"),
     ("nbd-negotiator-tls", "Max open files", "32"),
     ("nbd-negotiator-tls", "Max file size", "0"),
@@ -148,6 +154,18 @@ def test_monitor_is_locked_down(running):
     assert status["Seccomp"] == "2" and status["NoNewPrivs"] == "1"
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapAmb"], 16) == 0
     assert os.stat(f"/proc/{running.pid}/mem").st_uid == 0
+    assert sandbox.limits(running.pid)["Max core file size"] == ("0", "0")
+
+
+def test_mounter_is_bounded(running):
+    """It can have no filter, and so it has as little as possible; nobody of its account may look into it."""
+    mounter, = (pid for pid in children_of(running.pid) if "bulkhead-mounter" in command(pid))
+    status, limits = sandbox.status(mounter), sandbox.limits(mounter)
+    account = pwd.getpwnam(ACCOUNT)
+    assert status["Uid"].split() == [str(account.pw_uid)] * 4 and status["Gid"].split() == [str(account.pw_gid)] * 4
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+    assert limits["Max core file size"] == ("0", "0") and limits["Max open files"] == ("64", "64")
+    assert os.stat(f"/proc/{mounter}/mem").st_uid == 0
 
 
 # ---- Descriptors ----
@@ -262,6 +280,15 @@ def test_read_only_export_holds_a_read_only_descriptor(running, image):
         fds = [fd for fd, target in descriptors(pid).items() if target == str(running.image)]
         assert len(fds) == 1
         assert sandbox.open_flags(pid, fds[0]) & os.O_ACCMODE == access, export_id
+
+
+@pytest.mark.parametrize("role", ["vhost", "fuse"])
+def test_read_only_export_of_another_kind_holds_a_read_only_descriptor(running, role):
+    running.qmp.cmd("block-export-del", {"id": "exp"})
+    running.qmp.wait_event("BLOCK_EXPORT_DELETED", id="exp")
+    pid = worker_of(running, role)["pid"]
+    fds = [fd for fd, target in descriptors(pid).items() if target == str(running.image)]
+    assert [sandbox.open_flags(pid, fd) & os.O_ACCMODE for fd in fds] == [os.O_RDONLY]
 
 
 def test_monitor_holds_no_client(running):

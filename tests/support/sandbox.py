@@ -68,6 +68,25 @@ def kinds_of_descriptors(pid):
     return count
 
 
+def memory(pid):
+    """All that can be read of a process's memory, a mapping at a time."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
+        for line in maps:
+            span, rights = line.split()[:2]
+            if "r" not in rights or "[vvar" in line or "[vsyscall]" in line:
+                continue
+            start, end = (int(x, 16) for x in span.split("-"))
+            try:
+                mem.seek(start)
+                yield mem.read(end - start)
+            except (OSError, ValueError):
+                pass  # a page that cannot be read, such as a guard page
+
+
+def memory_has(pid, needle):
+    return any(needle in part for part in memory(pid))
+
+
 def open_flags(pid, fd):
     for line in pathlib.Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines():
         if line.startswith("flags:"):

@@ -16,6 +16,7 @@
 #include "monitor/export/nbd-server.h"
 #include "monitor/graph/node.h"
 #include "monitor/graph/objects.h"
+#include "monitor/graph/opener.h"
 #include "monitor/qmp/chardev.h"
 #include "monitor/qmp/commands.h"
 #include "monitor/qmp/session.h"
@@ -105,7 +106,9 @@ int monitor_start(struct monitor *monitor, struct error *err)
     if (r == 0)
         r = mounter_attach(monitor->mounter, err);
     if (r == 0)
-        r = graph_new(&monitor->graph, err);
+        r = opener_new(monitor, &monitor->opener, err);
+    if (r == 0)
+        r = graph_new(monitor, &monitor->graph, err);
     if (r == 0)
         r = object_set_new(monitor, &monitor->objects, err);
     if (r == 0)
@@ -118,6 +121,8 @@ int monitor_start(struct monitor *monitor, struct error *err)
         r = chardev_set_new(monitor->base, monitor->qmp, &monitor->chardevs, err);
     if (r == 0)
         r = worker_set_probe(monitor->workers, err);
+    if (r == 0)
+        r = opener_start(monitor->opener, err);
     monitor->started = r == 0;
     return r;
 }
@@ -146,6 +151,7 @@ void monitor_free(struct monitor *monitor)
     export_set_free(monitor->exports);
     object_set_free(monitor->objects);
     graph_free(monitor->graph);
+    opener_free(monitor->opener);
     chardev_set_free(monitor->chardevs);
     qmp_free(monitor->qmp);
     for (unsigned i = 0; i < ARRAY_SIZE(monitor->signals); i++) {

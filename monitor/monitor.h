@@ -16,6 +16,7 @@ struct graph;
 struct mounter;
 struct nbd_server;
 struct object_set;
+struct opener;
 struct qmp;
 struct qmp_reply;
 struct worker_set;
@@ -30,6 +31,7 @@ struct monitor {
     struct mounter *mounter;
     struct qmp *qmp;
     struct chardev_set *chardevs;
+    struct opener *opener;
     struct graph *graph;
     struct object_set *objects;
     struct export_set *exports;

@@ -18,7 +18,8 @@
 #define ALL_EXPORTS (NBD_EXPORT | VHOST | FUSE)
 #define TLS         IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR_TLS)
 #define SIGNER      IPC_ROLE_BIT(IPC_ROLE_TLS_SIGNER)
-#define ALL_ROLES   (NEGOTIATOR | TLS | SIGNER | ALL_EXPORTS)
+#define OPENER      IPC_ROLE_BIT(IPC_ROLE_OPENER)
+#define ALL_ROLES   (NEGOTIATOR | TLS | SIGNER | ALL_EXPORTS | OPENER)
 
 #define CREATING IPC_STATE_BIT(WORKER_CREATING)
 #define RUNNING  IPC_STATE_BIT(WORKER_RUNNING)
@@ -145,6 +146,8 @@ const struct ipc_message_rule ipc_message_rules[] = {
       check_signer_load, "what to sign with; descriptors: credentials, file with the keys" },
     { "SIGNER_CLIENT", IPC_SIGNER_CLIENT, sizeof(struct ipc_signer_client), 1, 1,             RUNNING,            SIGNER,
       NULL,            "a negotiator that may ask for what one handshake needs; descriptors: socket to it" },
+    { "OPENER_TASK", IPC_OPENER_TASK, sizeof(struct ipc_opener_task), 1, 1,                   RUNNING,            OPENER,
+      NULL,            "start a child for one task; descriptors: socket to it" },
 };
 /* clang-format on */
 const unsigned ipc_message_rule_count = ARRAY_SIZE(ipc_message_rules);

@@ -45,6 +45,7 @@ enum ipc_role {
     IPC_ROLE_FUSE = 4,
     IPC_ROLE_NBD_NEGOTIATOR_TLS = 5,
     IPC_ROLE_TLS_SIGNER = 6,
+    IPC_ROLE_OPENER = 7,
 };
 
 /* ---- Control messages ---- */
@@ -64,6 +65,7 @@ enum ipc_type {
     IPC_SIGNER_LOAD,   /* signer: what it signs with. Descriptors: credentials, then the file with the keys, if any */
     IPC_NBD_SHUT_DOWN, /* nbd export: answer what clients ask from now on with NBD_ESHUTDOWN */
     IPC_SIGNER_CLIENT, /* signer: one handshake. Descriptors: the signer's end of a SOCK_SEQPACKET pair */
+    IPC_OPENER_TASK,   /* opener: fork a child for it. Descriptors: the child's end of a SOCK_SEQPACKET pair */
 };
 
 struct ipc_header {
@@ -268,6 +270,11 @@ struct ipc_signer_load {
 };
 
 struct ipc_signer_client {
+    struct ipc_header header;
+};
+
+/* OPENER_TASK: what is to be done comes on the socket (monitor/opener/opener-protocol.h). */
+struct ipc_opener_task {
     struct ipc_header header;
 };
 

@@ -45,7 +45,7 @@ static const struct sandbox_call loop_calls[] = {
     CALL(pipe2),         CALL(signalfd4),     CALL(read),             CALL(write),           CALL(readv),
     CALL(writev),        CALL(close),         CALL(close_range),      CALL(dup),             CALL(dup2),
     CALL(dup3),          CALL(fcntl),         CALL(clock_gettime),    CALL(clock_getres),    CALL(gettimeofday),
-    CALL(time),          CALL(nanosleep),     CALL(clock_nanosleep),  CALL(getrandom),       CALL(restart_syscall),
+    CALL(setitimer),     CALL(time),          CALL(nanosleep),     CALL(clock_nanosleep),  CALL(getrandom),       CALL(restart_syscall),
 };
 SET(loop, SANDBOX_ALLOW, "the event loop and plain descriptors");
 

@@ -380,6 +380,7 @@ const struct sandbox_role *const sandbox_roles[] = {
     &role_fuse,
     &role_nbd_negotiator_tls,
     &role_tls_signer,
+    &sandbox_role_opener,
     NULL,
 };
 

@@ -4,7 +4,8 @@
  *
  * block-export-del answers as qemu-storage-daemon does: an export without clients is gone, and its event sent, before
  * the reply; one whose clients are dropped (mode=hard) is gone when its event comes, after the reply. A client whose
- * handshake just ended may know that it is connected before we do, so mode=safe waits a moment while there are any such.
+ * handshake just ended may know that it is connected before we do, so mode=safe waits a moment while there are any
+ * such.
  */
 #include "monitor/export/export.h"
 
@@ -79,9 +80,22 @@ static struct export *find(const struct export_set *set, const char *id)
 {
     struct export *export;
 
-    TAILQ_FOREACH(export, &set->exports, link) {
+    TAILQ_FOREACH(export, &set->exports, link)
+    {
         if (strcmp(export->id, id) == 0)
             return export;
+    }
+    return NULL;
+}
+
+const char *export_set_find_mount(const struct export_set *set, uint64_t device)
+{
+    const struct export *export;
+
+    TAILQ_FOREACH(export, &set->exports, link)
+    {
+        if (device != 0 && export->type->device != NULL && export->type->device(export) == device)
+            return export->id;
     }
     return NULL;
 }
@@ -92,7 +106,8 @@ static bool any_left(const struct export_set *set, enum block_export_type type)
 {
     struct export *export;
 
-    TAILQ_FOREACH(export, &set->exports, link) {
+    TAILQ_FOREACH(export, &set->exports, link)
+    {
         if (type == EXPORT_TYPE_ANY || export->type->id == type)
             return true;
     }
@@ -123,7 +138,8 @@ void export_set_remove_all(struct export_set *set, enum block_export_type type, 
     struct waiter *waiter = type == EXPORT_TYPE_ANY ? &set->shutdown_waiter : calloc(1, sizeof(*waiter));
     struct export *export;
 
-    TAILQ_FOREACH(export, &set->exports, link) {
+    TAILQ_FOREACH(export, &set->exports, link)
+    {
         if (type == EXPORT_TYPE_ANY || export->type->id == type)
             export_drain(export);
     }
@@ -183,8 +199,9 @@ static void export_free(struct export *export)
     export->state = EXPORT_DRAINING; /* a last client that leaves has nothing to end any more */
     close_once(export);
     export->type->free(export);
-    if (export->node != NULL)
-        graph_node_unuse(export->node, export->writable);
+    if (export->node != NULL && graph_node_image(export->node) != NULL)
+        image_forget(graph_node_image(export->node), export);
+    graph_node_unref(export->node);
     TAILQ_REMOVE(&export->set->exports, export, link);
     if (export->settle_timer != NULL)
         event_free(export->settle_timer);
@@ -227,9 +244,10 @@ static bool is_closing(const struct export *export)
     return export->type->closing != NULL && export->type->closing(export);
 }
 
-/* Its worker is gone, and so is whatever else it had. */
-static void end(struct export *export)
+/* The image is not in use by it any more, or never was. */
+static void end_unused(void *opaque, const struct error *err)
 {
+    struct export *export = opaque;
     struct export_set *set = export->set;
     struct qmp_reply *del_reply = TAKE_PTR(export->del_reply);
 
@@ -239,6 +257,19 @@ static void end(struct export *export)
         end_uncreated(export);
     answer(&del_reply, NULL);
     run_waiters(set);
+}
+
+/* Its worker is gone, and so is whatever else it had, but for the locks of its image. */
+static void end(struct export *export)
+{
+    if (export->type->release != NULL)
+        export->type->release(export);
+    if (!export->uses_image) {
+        end_unused(export, NULL);
+        return;
+    }
+    export->uses_image = false;
+    image_unuse(graph_node_image(export->node), export->writable, end_unused, export);
 }
 
 /* The process has been reaped. Locks are given back from here on and not before. */
@@ -305,7 +336,8 @@ void export_set_node_resized(struct export_set *set, const struct graph_node *no
 {
     struct export *export;
 
-    TAILQ_FOREACH(export, &set->exports, link) {
+    TAILQ_FOREACH(export, &set->exports, link)
+    {
         if (export == by || export->state == EXPORT_DRAINING || !share_image(export->node, node))
             continue;
         /* One that is being made may have looked at the image before, and takes the message when it runs. */
@@ -410,30 +442,6 @@ static const struct worker_ops export_worker_ops = {
     .gone = worker_is_gone,
 };
 
-static int start_worker(struct export *export, struct error *err)
-{
-    struct ipc_boot boot = {
-        .role = export->type->ipc_role,
-        .io_threads = export->io_threads,
-        .poll_max_ns = export->poll_max_ns,
-        .export_flags = (export->writable ? IPC_EXPORT_WRITABLE : 0) |
-                        (export->writethrough ? IPC_EXPORT_WRITETHROUGH : 0),
-    };
-    int fds[IPC_IMAGE_FDS_MAX];
-    int r;
-
-    memcpy(boot.export_id, export->id, sizeof(boot.export_id));
-    r = graph_node_describe(export->node, export->writable, &boot, fds, err);
-    if (r < 0)
-        return r;
-    r = worker_spawn(export->monitor->workers, &boot, fds, &export_worker_ops, export, &export->worker, err);
-    for (unsigned i = 0; i < boot.image_fd_count; i++)
-        close_fd(&fds[i]);
-    return r;
-}
-
-/* ---- Commands ---- */
-
 /* Reading, modifying and writing a block is one step within a worker, and not between two. */
 static void warn_of_partial_writes(const struct export *export)
 {
@@ -445,19 +453,70 @@ static void warn_of_partial_writes(const struct export *export)
                     export->id, image->filename);
 }
 
-static int use_node(struct export *export, const char *node_name, struct error *err)
+/* The worker has its image, and the image is locked. */
+static void image_served(void *opaque, const struct error *err)
 {
-    struct graph_node *node = graph_find(export->monitor->graph, node_name);
-    int r;
+    struct export *export = opaque;
 
-    if (node == NULL)
-        return error_set(err, -ENOENT, "there is no node with node-name '%.100s'", node_name);
-    r = graph_node_use(node, export->writable, err);
+    if (err == NULL) {
+        export->uses_image = true;
+        warn_of_partial_writes(export);
+        return;
+    }
+    export->failure = *err;
+    export->state = EXPORT_DRAINING;
+    close_once(export);
+    if (export->worker != NULL)
+        worker_kill(export->worker, "it could not have its image");
+}
+
+/* The opener gives it its image, and with it its BOOT. */
+static int spawn_with_image(struct export *export, struct image *image, const struct ipc_boot *boot, struct error *err)
+{
+    struct worker_boot complete;
+    int r = worker_spawn_unbooted(export->monitor->workers, boot, &export_worker_ops, export, &complete,
+                                  &export->worker, err);
+
     if (r < 0)
         return r;
-    export->node = node;
-    warn_of_partial_writes(export);
+    r = image_serve(image, export->writable, &complete.message, complete.control_fd, complete.page_fd, image_served,
+                    export, err);
+    close_fd(&complete.page_fd);
+    if (r < 0) /* it ends like one that could not start */
+        image_served(export, err);
     return 0;
+}
+
+static int start_worker(struct export *export, struct error *err)
+{
+    struct image *image = graph_node_image(export->node);
+    struct ipc_boot boot = {
+        .role = export->type->ipc_role,
+        .io_threads = export->io_threads,
+        .poll_max_ns = export->poll_max_ns,
+        .export_flags =
+            (export->writable ? IPC_EXPORT_WRITABLE : 0) | (export->writethrough ? IPC_EXPORT_WRITETHROUGH : 0),
+    };
+
+    memcpy(boot.export_id, export->id, sizeof(boot.export_id));
+    graph_node_describe(export->node, export->writable, &boot);
+    if (image != NULL)
+        return spawn_with_image(export, image, &boot, err);
+    return worker_spawn(export->monitor->workers, &boot, NULL, &export_worker_ops, export, &export->worker, err);
+}
+
+/* ---- Commands ---- */
+
+static int use_node(struct export *export, const char *node_name, struct error *err)
+{
+    struct graph_node *node = NULL;
+    int r = graph_look_up(export->monitor->graph, node_name, &node, err);
+
+    if (r == 0)
+        r = graph_node_check_use(node, export->writable, err);
+    if (r == 0)
+        export->node = graph_node_ref(node);
+    return r;
 }
 
 static int check_add(const struct export_set *set, const struct block_export_options *options, struct error *err)
@@ -523,8 +582,7 @@ void export_add(struct export_set *set, const struct block_export_options *optio
     export->add_reply = reply;
 }
 
-static int check_del(const struct export *export, const char *id, enum block_export_remove_mode mode,
-                     struct error *err)
+static int check_del(const struct export *export, const char *id, enum block_export_remove_mode mode, struct error *err)
 {
     if (export == NULL)
         return error_set(err, -ENOENT, "there is no export with the id '%.100s'", id);

@@ -65,6 +65,10 @@ struct export_type {
      * then. The worker is drained only after that. NULL: no.
      */
     bool (*closing)(const struct export *export);
+    /* Its worker is gone: give back what it has of the image beside its use. NULL: nothing. */
+    void (*release)(struct export *export);
+    /* The device (st_dev) that it is mounted as; 0: none. NULL: the type does not mount. */
+    uint64_t (*device)(const struct export *export);
     /* Its worker is gone, or never was. */
     void (*free)(struct export *export);
 };
@@ -87,7 +91,8 @@ struct export {
     struct monitor *monitor;
     const struct export_type *type;
     char id[IPC_EXPORT_ID_MAX];
-    struct graph_node *node; /* in use by it: referred to and locked */
+    struct graph_node *node; /* referred to */
+    bool uses_image;         /* the node's image is locked for it */
     bool writable;
     bool writethrough;
     enum socket_fd_source fd_source; /* where descriptors of its options may come from */
@@ -143,6 +148,9 @@ void export_closed(struct export *export);
 
 /* What remove_safely() began has found it in use: it goes on, and whoever wanted it removed hears why. */
 void export_keep(struct export *export, const struct error *err);
+
+/* The id of the export that is mounted as that device (st_dev); NULL: it is none of ours. */
+const char *export_set_find_mount(const struct export_set *set, uint64_t device);
 
 struct export *export_set_first(const struct export_set *set);
 struct export *export_next(const struct export *export);

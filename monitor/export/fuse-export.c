@@ -40,9 +40,11 @@ struct fuse_export {
     char *path;
     enum mounter_allow_other allow_other;
     bool growable;
-    bool resizing;  /* the permission to resize is held: always if growable, else while the worker resizes */
-    bool ending;    /* to be detached as soon as the mounter has answered */
-    uint64_t mount; /* the mounter's name for it */
+    bool resizing;     /* the permission to resize is held: always if growable, else while the worker resizes */
+    bool resize_asked; /* the worker waits for it */
+    bool ending;       /* to be detached as soon as the mounter has answered */
+    uint64_t mount;    /* the mounter's name for it */
+    uint64_t device;   /* as it is mounted: st_dev; 0: it is not */
     uint64_t resize_serial;
     struct event *resized_timer;
 };
@@ -121,12 +123,33 @@ static bool fuse_closing(const struct export *export)
     return fuse->state != MOUNT_NONE && fuse->state != MOUNT_THERE;
 }
 
-static void fuse_free(struct export *export)
+static struct image *image_of(const struct fuse_export *fuse)
+{
+    return graph_node_image(fuse->export->node);
+}
+
+static void fuse_release(struct export *export)
 {
     struct fuse_export *fuse = export->priv;
 
     if (fuse->resizing)
-        graph_node_end_resize(export->node);
+        image_end_resize(image_of(fuse));
+    fuse->resizing = false;
+}
+
+static uint64_t fuse_device(const struct export *export)
+{
+    const struct fuse_export *fuse = export->priv;
+
+    return fuse->device;
+}
+
+static void fuse_free(struct export *export)
+{
+    struct fuse_export *fuse = export->priv;
+
+    if (export->node != NULL && image_of(fuse) != NULL)
+        image_forget(image_of(fuse), fuse);
     event_free(fuse->resized_timer);
     free(fuse->path);
     free(fuse);
@@ -193,6 +216,7 @@ static void mounted(void *opaque, const struct mounter_reply *reply, int *fds)
         log_remark(fuse, reply);
     fuse->state = r == 0 ? MOUNT_THERE : MOUNT_NONE;
     fuse->mount = reply->mount;
+    fuse->device = reply->device;
     if (r == 0 && !fuse->ending && send_devices(fuse, reply, fds) < 0)
         r = error_set(&err, -EPIPE, "its worker does not listen");
     /* From here on only the worker has them, so that the connection ends with it. */
@@ -216,25 +240,44 @@ static uint32_t max_read(const struct export *export)
     return image != NULL && image->direct ? MOUNTER_READ_MAX : MOUNTER_READ_MAX / 2;
 }
 
+static int ask_for_mount(struct fuse_export *fuse, struct error *err)
+{
+    struct export *export = fuse->export;
+    unsigned pairs = MIN(export->io_threads, MOUNTER_PAIRS_MAX);
+    int r = mounter_mount(export->monitor->mounter, fuse->path, export->id, fuse->allow_other, pairs, max_read(export),
+                          mounted, fuse, err);
+
+    if (r == 0)
+        fuse->state = MOUNT_ASKED;
+    return r;
+}
+
+/* A growable one may be resized from the start. */
+static void may_resize(void *opaque, const struct error *err)
+{
+    struct fuse_export *fuse = opaque;
+    struct error failure = err != NULL ? *err : (struct error){ 0 };
+
+    fuse->resizing = err == NULL;
+    if (fuse->ending)
+        return;
+    if (failure.code == 0)
+        ask_for_mount(fuse, &failure);
+    if (failure.code != 0)
+        export_started(fuse->export, &failure);
+}
+
 static int fuse_running(struct export *export, struct error *err)
 {
     struct fuse_export *fuse = export->priv;
-    unsigned pairs = MIN(export->io_threads, MOUNTER_PAIRS_MAX);
-    int r = 0;
+    int r;
 
-    if (fuse->growable && export->writable) {
-        r = graph_node_begin_resize(export->node, err);
-        fuse->resizing = r == 0;
-        if (r == -ENOTSUP) /* it stores nothing: there is no size to guard, and none that could change */
-            r = 0;
-    }
-    if (r == 0)
-        r = mounter_mount(export->monitor->mounter, fuse->path, export->id, fuse->allow_other, pairs, max_read(export),
-                          mounted, fuse, err);
-    if (r < 0)
-        return r;
-    fuse->state = MOUNT_ASKED;
-    return EXPORT_STARTS_LATER;
+    /* What stores nothing has no size to guard, and none that could change. */
+    if (fuse->growable && export->writable && image_of(fuse) != NULL)
+        r = image_begin_resize(image_of(fuse), may_resize, fuse, err);
+    else
+        r = ask_for_mount(fuse, err);
+    return r < 0 ? r : EXPORT_STARTS_LATER;
 }
 
 /* ---- What the worker says ---- */
@@ -272,31 +315,61 @@ static int gone(struct fuse_export *fuse, const struct ipc_status *status)
     return 0;
 }
 
+static void answer_resize(struct fuse_export *fuse, const struct error *err)
+{
+    struct ipc_fuse_resize answer = { .serial = fuse->resize_serial, .code = err != NULL ? err->code : 0 };
+
+    fuse->resize_asked = false;
+    fuse->resizing = err == NULL;
+    if (err != NULL && worker_may_log(fuse->export->worker))
+        log_warning("export '%s': a client wanted to change the size: %s", fuse->export->id, err->text);
+    worker_send(fuse->export->worker, IPC_FUSE_RESIZE, &answer, sizeof(answer), NULL, 0);
+}
+
+/* The worker may be about to end, and wait for the answer all the same. */
+static void resize_permitted(void *opaque, const struct error *err)
+{
+    struct fuse_export *fuse = opaque;
+
+    if (fuse->export->worker != NULL)
+        answer_resize(fuse, err);
+    else if (err == NULL)
+        image_end_resize(image_of(fuse));
+}
+
 /* An export that is not growable may be resized as by block_resize: if no other program relies on the size. */
 static int resize(struct fuse_export *fuse, const struct ipc_status *status)
 {
-    struct ipc_fuse_resize answer = { .serial = status->fuse_resize.serial };
     struct error err = { 0 };
+    int r;
 
-    if (!fuse->export->writable || fuse->growable || fuse->resizing)
+    if (!fuse->export->writable || fuse->growable || fuse->resizing || fuse->resize_asked)
         return -EPROTO;
-    answer.code = graph_node_begin_resize(fuse->export->node, &err);
-    if (answer.code == 0) {
-        fuse->resizing = true;
-        fuse->resize_serial = answer.serial;
-    } else if (worker_may_log(fuse->export->worker)) {
-        log_warning("export '%s': a client wanted to change the size: %s", fuse->export->id, err.text);
-    }
-    worker_send(fuse->export->worker, IPC_FUSE_RESIZE, &answer, sizeof(answer), NULL, 0);
+    fuse->resize_asked = true;
+    fuse->resize_serial = status->fuse_resize.serial;
+    if (image_of(fuse) == NULL)
+        r = error_set(&err, -ENOTSUP, "node '%s' has no image whose size could be changed", fuse->export->node->name);
+    else
+        r = image_begin_resize(image_of(fuse), resize_permitted, fuse, &err);
+    if (r < 0)
+        answer_resize(fuse, &err);
     return 0;
 }
 
 /* Other exports of the image hear of it soon, and not too often. */
+static void looked_again(void *opaque, const struct error *err)
+{
+    struct fuse_export *fuse = opaque;
+
+    export_set_node_resized(fuse->export->set, fuse->export->node, fuse->export);
+}
+
 static void tell_others(evutil_socket_t fd, short what, void *arg)
 {
     struct fuse_export *fuse = arg;
 
-    export_set_node_resized(fuse->export->set, fuse->export->node, fuse->export);
+    if (image_refresh(image_of(fuse), OPENER_DEADLINE_MS, looked_again, fuse, NULL) < 0)
+        looked_again(fuse, NULL);
 }
 
 static int resized(struct fuse_export *fuse, const struct ipc_status *status)
@@ -306,7 +379,7 @@ static int resized(struct fuse_export *fuse, const struct ipc_status *status)
     if (!fuse->resizing || (!fuse->growable && fuse->resize_serial != status->fuse_resize.serial))
         return -EPROTO;
     if (!fuse->growable) {
-        graph_node_end_resize(fuse->export->node);
+        image_end_resize(image_of(fuse));
         fuse->resizing = false;
     }
     if (!evtimer_pending(fuse->resized_timer, NULL))
@@ -349,5 +422,7 @@ const struct export_type export_type_fuse = {
     .remove_safely = fuse_remove_safely,
     .close = fuse_close,
     .closing = fuse_closing,
+    .release = fuse_release,
+    .device = fuse_device,
     .free = fuse_free,
 };

@@ -121,7 +121,8 @@ static void nbd_resized(struct export *export)
 {
     struct nbd_export *nbd = export->priv;
 
-    if (graph_node_size(export->node, &nbd->size_bytes, NULL) == 0 && nbd->listed)
+    nbd->size_bytes = graph_node_size(export->node);
+    if (nbd->listed)
         nbd_server_directory_changed(nbd->server);
 }
 

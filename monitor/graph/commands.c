@@ -7,9 +7,14 @@
 #include "monitor/monitor.h"
 #include "monitor/qmp/commands.h"
 
-static void answer(struct qmp_reply *reply, int r, const struct error *err)
+/* For all images together to be looked at, before a query is answered with what was known of them. */
+#define QUERY_MS 75
+
+static void answer(void *opaque, const struct error *err)
 {
-    if (r < 0)
+    struct qmp_reply *reply = opaque;
+
+    if (err != NULL)
         qmp_reply_error(reply, err);
     else
         qmp_reply_ok(reply, NULL);
@@ -22,48 +27,72 @@ void qmp_run_blockdev_add(struct monitor *monitor, const void *args, struct qmp_
     int r = blockdev_options_check(options, &err);
 
     if (r == 0)
-        r = graph_add(monitor->graph, options, &err);
-    answer(reply, r, &err);
+        r = monitor_check_running(monitor, &err);
+    if (r < 0)
+        answer(reply, &err);
+    else
+        graph_add(monitor->graph, options, answer, reply);
 }
 
 void qmp_run_blockdev_del(struct monitor *monitor, const void *args, struct qmp_reply *reply)
 {
     const struct blockdev_del_args *del = args;
-    struct error err = { 0 };
-    int r = graph_del(monitor->graph, del->node_name, &err);
 
-    answer(reply, r, &err);
+    graph_del(monitor->graph, del->node_name, answer, reply);
 }
 
-/* QEMU's "device" is the name of a block backend, of which there are none. */
+/* ---- block_resize ---- */
+
+struct resizing {
+    struct monitor *monitor;
+    struct graph_node *node;
+    struct qmp_reply *reply;
+};
+
+static void resized(void *opaque, const struct error *err)
+{
+    struct resizing resizing = *(struct resizing *)opaque;
+
+    free(opaque);
+    if (err == NULL)
+        export_set_node_resized(resizing.monitor->exports, resizing.node, NULL);
+    answer(resizing.reply, err);
+}
+
+static int find_to_resize(struct monitor *monitor, const struct block_resize_args *resize, struct graph_node **ret_node,
+                          struct error *err)
+{
+    /* QEMU's "device" is the name of a block backend, of which there are none. */
+    if ((resize->device != NULL) == (resize->node_name != NULL))
+        return error_set(err, -EINVAL, "give 'node-name'");
+    if (resize->device != NULL)
+        return error_set(err, -ENODEV, "there is no device '%.100s'; nodes are named by 'node-name'", resize->device);
+    return graph_look_up(monitor->graph, resize->node_name, ret_node, err);
+}
+
 void qmp_run_block_resize(struct monitor *monitor, const void *args, struct qmp_reply *reply)
 {
     const struct block_resize_args *resize = args;
+    struct resizing *resizing = calloc(1, sizeof(*resizing));
     struct graph_node *node = NULL;
     struct error err = { 0 };
-    int r = 0;
+    int r = resizing == NULL ? error_set(&err, -ENOMEM, "out of memory") : find_to_resize(monitor, resize, &node, &err);
 
-    if ((resize->device != NULL) == (resize->node_name != NULL))
-        r = error_set(&err, -EINVAL, "give 'node-name'");
-    else if (resize->device != NULL)
-        r = error_set(&err, -ENODEV, "there is no device '%.100s'; nodes are named by 'node-name'", resize->device);
-    else if ((node = graph_find(monitor->graph, resize->node_name)) == NULL)
-        r = error_set(&err, -ENOENT, "there is no node with node-name '%.100s'", resize->node_name);
-    if (r == 0)
-        r = graph_node_resize(node, resize->size, &err);
-    if (r == 0)
-        export_set_node_resized(monitor->exports, node, NULL);
-    answer(reply, r, &err);
+    if (r < 0) {
+        free(resizing);
+        answer(reply, &err);
+        return;
+    }
+    *resizing = (struct resizing){ monitor, node, reply };
+    graph_node_resize(node, resize->size, resized, resizing);
 }
 
-/* A device that is gone has no size; that must not hide the other nodes. */
+/* ---- query-named-block-nodes ---- */
+
 static void fill_info(const struct graph_node *node, struct block_device_info *info)
 {
     const struct image *image = graph_node_image(node);
-    uint64_t allocated = 0;
-    uint64_t size = 0;
 
-    graph_node_size(node, &size, NULL);
     *info = (struct block_device_info){
         .file = image != NULL ? image->filename : "null-co://",
         .node_name = node->name,
@@ -75,10 +104,10 @@ static void fill_info(const struct graph_node *node, struct block_device_info *i
     info->image = (struct image_info){
         .filename = info->file,
         .format = node->driver->name,
-        .has_actual_size = image != NULL && image_allocated(image, &allocated),
-        .virtual_size = (int64_t)size,
+        .has_actual_size = image != NULL && image->has_allocated,
+        .actual_size = image != NULL ? (int64_t)image->allocated_bytes : 0,
+        .virtual_size = (int64_t)graph_node_size(node),
     };
-    info->image.actual_size = (int64_t)allocated;
 }
 
 static size_t count_nodes(const struct graph *graph)
@@ -90,16 +119,36 @@ static size_t count_nodes(const struct graph *graph)
     return count;
 }
 
+struct nodes_query {
+    struct monitor *monitor;
+    struct qmp_reply *reply;
+};
+
+static void answer_query(void *opaque)
+{
+    struct nodes_query query = *(struct nodes_query *)opaque;
+    const struct graph *graph = query.monitor->graph;
+    struct block_device_info_list list = { .items = calloc(count_nodes(graph) + 1, sizeof(*list.items)) };
+
+    free(opaque);
+    if (list.items == NULL) {
+        qmp_reply_error(query.reply, &(struct error){ .code = -ENOMEM, .text = "out of memory" });
+        return;
+    }
+    for (const struct graph_node *node = graph_first(graph); node != NULL; node = graph_next(node))
+        fill_info(node, &list.items[list.count++]);
+    qmp_reply_ok(query.reply, &list);
+    free(list.items);
+}
+
 void qmp_run_query_named_block_nodes(struct monitor *monitor, const void *args, struct qmp_reply *reply)
 {
-    struct block_device_info_list list = { .items = calloc(count_nodes(monitor->graph) + 1, sizeof(*list.items)) };
+    struct nodes_query *query = malloc(sizeof(*query));
 
-    if (list.items == NULL) {
+    if (query == NULL) {
         qmp_reply_error(reply, &(struct error){ .code = -ENOMEM, .text = "out of memory" });
         return;
     }
-    for (const struct graph_node *node = graph_first(monitor->graph); node != NULL; node = graph_next(node))
-        fill_info(node, &list.items[list.count++]);
-    qmp_reply_ok(reply, &list);
-    free(list.items);
+    *query = (struct nodes_query){ monitor, reply };
+    graph_refresh(monitor->graph, QUERY_MS, answer_query, query);
 }

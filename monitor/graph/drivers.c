@@ -35,13 +35,9 @@ static int image_driver_open(struct graph_node *node, const struct blockdev_opti
         .force_share = node->flags.force_share,
         .locking = options->file.locking,
     };
-    int r = image_open(&image_options, &node->image, err);
 
-    if (r < 0)
-        return r;
-    node->flags.read_only = node->image->read_only;
     node->engine = engine_from_options(&options->file);
-    return 0;
+    return image_new(graph_node_monitor(node), &image_options, &node->image, err);
 }
 
 static void image_driver_close(struct graph_node *node)
@@ -50,20 +46,22 @@ static void image_driver_close(struct graph_node *node)
     node->image = NULL;
 }
 
-static int image_driver_size(const struct graph_node *node, uint64_t *ret_size_bytes, struct error *err)
+static int image_driver_check(struct graph_node *node, struct error *err)
 {
-    uint64_t size;
-    int r = image_size(node->image, &size, err);
-
-    if (r < 0)
-        return r;
-    *ret_size_bytes = round_up(size, SECTOR_BYTES);
+    node->flags.read_only = node->image->read_only;
     return 0;
 }
 
-static int image_driver_resize(struct graph_node *node, uint64_t size_bytes, struct error *err)
+static uint64_t image_driver_size(const struct graph_node *node)
 {
-    return image_resize(node->image, size_bytes, err);
+    return round_up(node->image->size_bytes, SECTOR_BYTES);
+}
+
+static int same_size_below(const struct graph_node *node, uint64_t size_bytes, uint64_t *ret_below_bytes,
+                           struct error *err)
+{
+    *ret_below_bytes = size_bytes;
+    return 0;
 }
 
 static void image_driver_describe(const struct graph_node *node, struct ipc_node *row)
@@ -72,13 +70,10 @@ static void image_driver_describe(const struct graph_node *node, struct ipc_node
 
 /* ---- raw ---- */
 
-static int raw_check_range(const struct graph_node *node, struct error *err)
+static int raw_check(struct graph_node *node, struct error *err)
 {
-    uint64_t below;
-    int r = graph_node_size(node->child, &below, err);
+    uint64_t below = graph_node_size(node->child);
 
-    if (r < 0)
-        return r;
     if (node->has_size && node->size_bytes % SECTOR_BYTES != 0)
         return error_set(err, -EINVAL, "member 'size' (%llu) is no multiple of %d",
                          (unsigned long long)node->size_bytes, SECTOR_BYTES);
@@ -101,32 +96,26 @@ static int raw_open(struct graph_node *node, const struct blockdev_options *opti
     node->offset_bytes = options->raw.offset;
     node->has_size = options->raw.has_size;
     node->size_bytes = options->raw.has_size ? options->raw.size : 0;
-    return raw_check_range(node, err);
-}
-
-static int raw_size(const struct graph_node *node, uint64_t *ret_size_bytes, struct error *err)
-{
-    uint64_t below;
-    int r = graph_node_size(node->child, &below, err);
-
-    if (r < 0)
-        return r;
-    if (node->has_size)
-        *ret_size_bytes = node->size_bytes;
-    else
-        *ret_size_bytes = below > node->offset_bytes ? round_down(below - node->offset_bytes, SECTOR_BYTES) : 0;
     return 0;
 }
 
-static int raw_resize(struct graph_node *node, uint64_t size_bytes, struct error *err)
+static uint64_t raw_size(const struct graph_node *node)
 {
-    uint64_t below;
+    uint64_t below = graph_node_size(node->child);
 
     if (node->has_size)
+        return node->size_bytes;
+    return below > node->offset_bytes ? round_down(below - node->offset_bytes, SECTOR_BYTES) : 0;
+}
+
+static int raw_size_below(const struct graph_node *node, uint64_t size_bytes, uint64_t *ret_below_bytes,
+                          struct error *err)
+{
+    if (node->has_size)
         return error_set(err, -ENOTSUP, "node '%s' has a fixed size", node->name);
-    if (!u64_add(node->offset_bytes, size_bytes, &below))
+    if (!u64_add(node->offset_bytes, size_bytes, ret_below_bytes))
         return error_set(err, -EFBIG, "node '%s': no image can be that large", node->name);
-    return graph_node_resize(node->child, below, err);
+    return 0;
 }
 
 static void raw_describe(const struct graph_node *node, struct ipc_node *row)
@@ -148,10 +137,9 @@ static int null_open(struct graph_node *node, const struct blockdev_options *opt
     return 0;
 }
 
-static int null_size(const struct graph_node *node, uint64_t *ret_size_bytes, struct error *err)
+static uint64_t null_size(const struct graph_node *node)
 {
-    *ret_size_bytes = node->size_bytes;
-    return 0;
+    return node->size_bytes;
 }
 
 static void null_describe(const struct graph_node *node, struct ipc_node *row)
@@ -194,14 +182,9 @@ static int blkdebug_open(struct graph_node *node, const struct blockdev_options 
     return graph_node_open_child(node, &blkdebug->image, err);
 }
 
-static int blkdebug_size(const struct graph_node *node, uint64_t *ret_size_bytes, struct error *err)
+static uint64_t blkdebug_size(const struct graph_node *node)
 {
-    return graph_node_size(node->child, ret_size_bytes, err);
-}
-
-static int blkdebug_resize(struct graph_node *node, uint64_t size_bytes, struct error *err)
-{
-    return graph_node_resize(node->child, size_bytes, err);
+    return graph_node_size(node->child);
 }
 
 static void blkdebug_describe(const struct graph_node *node, struct ipc_node *row)
@@ -212,16 +195,16 @@ static void blkdebug_describe(const struct graph_node *node, struct ipc_node *ro
 
 /* clang-format off */
 const struct node_driver node_drivers[] = {
-    { "file",        BLOCKDEV_DRIVER_FILE,        IPC_DRIVER_FILE,
-      image_driver_open, image_driver_close, image_driver_size, image_driver_resize, image_driver_describe },
-    { "host_device", BLOCKDEV_DRIVER_HOST_DEVICE, IPC_DRIVER_HOST_DEVICE,
-      image_driver_open, image_driver_close, image_driver_size, image_driver_resize, image_driver_describe },
-    { "raw",         BLOCKDEV_DRIVER_RAW,         IPC_DRIVER_RAW,
-      raw_open,          NULL,               raw_size,          raw_resize,          raw_describe },
-    { "null-co",     BLOCKDEV_DRIVER_NULL_CO,     IPC_DRIVER_NULL_CO,
-      null_open,         NULL,               null_size,         NULL,                null_describe },
-    { "blkdebug",    BLOCKDEV_DRIVER_BLKDEBUG,    IPC_DRIVER_BLKDEBUG,
-      blkdebug_open,     NULL,               blkdebug_size,     blkdebug_resize,     blkdebug_describe },
+    { "file",        BLOCKDEV_DRIVER_FILE,        IPC_DRIVER_FILE,        image_driver_open, image_driver_close,
+      image_driver_check, image_driver_size, same_size_below, image_driver_describe },
+    { "host_device", BLOCKDEV_DRIVER_HOST_DEVICE, IPC_DRIVER_HOST_DEVICE, image_driver_open, image_driver_close,
+      image_driver_check, image_driver_size, same_size_below, image_driver_describe },
+    { "raw",         BLOCKDEV_DRIVER_RAW,         IPC_DRIVER_RAW,         raw_open,          NULL,
+      raw_check,          raw_size,          raw_size_below,  raw_describe },
+    { "null-co",     BLOCKDEV_DRIVER_NULL_CO,     IPC_DRIVER_NULL_CO,     null_open,         NULL,
+      NULL,               null_size,         NULL,            null_describe },
+    { "blkdebug",    BLOCKDEV_DRIVER_BLKDEBUG,    IPC_DRIVER_BLKDEBUG,    blkdebug_open,     NULL,
+      NULL,               blkdebug_size,     same_size_below, blkdebug_describe },
 };
 /* clang-format on */
 const unsigned node_driver_count = ARRAY_SIZE(node_drivers);

@@ -1,319 +1,349 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Image files; see image.h. A path is first resolved to an O_PATH descriptor, which opens nothing; only when that turns
- * out to be what the driver takes is it opened, by way of /proc/self/fd, so that it cannot be exchanged in between.
+ * Images by way of the opener; see image.h. Which locks are needed follows from who uses the image, and is worked out
+ * when a request is sent, since those before it may have failed. What gives back counts at once, and is said again when
+ * a child that hung goes on.
  */
 #include "monitor/graph/image.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 
-/* Open what fd stands for anew. The descriptor or -errno. */
-static int reopen(int fd, int flags)
+#include "monitor/export/export.h"
+#include "monitor/graph/locks.h"
+#include "monitor/monitor.h"
+
+/* What a request adds to the users of the image: while it is carried out, and for good if it succeeds. */
+struct users {
+    unsigned users;
+    unsigned writers;
+    unsigned resizers;
+};
+
+struct image_operation {
+    LIST_ENTRY(image_operation) link;
+    struct image *image;
+    struct users meanwhile;
+    struct users afterwards;
+    image_done_fn *done;
+    void *opaque;
+    bool opens;
+    bool forgotten;
+};
+
+/* ---- Locks ---- */
+
+static void locks_for(const struct image *image, const struct users *more, uint32_t *ret_uses, uint32_t *ret_unshared)
 {
-    char path[64];
-    int new_fd;
+    unsigned users = image->users + more->users;
 
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    new_fd = open(path, flags | O_CLOEXEC | O_NOCTTY);
-    return new_fd < 0 ? -errno : new_fd;
+    *ret_uses = 0;
+    *ret_unshared = 0;
+    if (!image->locked)
+        return;
+    if (users > 0) {
+        *ret_uses |= IMAGE_LOCK_CONSISTENT_READ;
+        *ret_unshared |= image->force_share ? 0 : IMAGE_LOCK_RESIZE;
+    }
+    if (image->writers + more->writers > 0) {
+        *ret_uses |= IMAGE_LOCK_WRITE;
+        *ret_unshared |= IMAGE_LOCK_WRITE;
+    }
+    if (image->resizers + more->resizers > 0)
+        *ret_uses |= IMAGE_LOCK_RESIZE;
 }
 
-static const char *type_name(mode_t mode)
+static void fill_in_locks(void *opaque, union opener_message *message)
 {
-    switch (mode & S_IFMT) {
-    case S_IFREG:
-        return "a regular file";
-    case S_IFDIR:
-        return "a directory";
-    case S_IFIFO:
-        return "a FIFO";
-    case S_IFSOCK:
-        return "a socket";
-    case S_IFBLK:
-        return "a block device";
-    case S_IFCHR:
-        return "a character device";
+    const struct image_operation *operation = opaque;
+    uint32_t *uses, *unshared;
+
+    switch (message->header.type) {
+    case OPENER_SERVE:
+        uses = &message->serve.uses;
+        unshared = &message->serve.unshared;
+        break;
+    case OPENER_RESIZE:
+        uses = &message->resize.uses;
+        unshared = &message->resize.unshared;
+        break;
     default:
-        return "something else";
+        uses = &message->lock.uses;
+        unshared = &message->lock.unshared;
     }
+    locks_for(operation->image, &operation->meanwhile, uses, unshared);
 }
 
-static int check_type(const struct image_options *options, mode_t mode, struct error *err)
+/* ---- Operations ---- */
+
+static void take_facts(struct image *image, const struct opener_reply *reply)
 {
-    if (options->device ? S_ISBLK(mode) || S_ISCHR(mode) : S_ISREG(mode))
-        return 0;
-    return error_set(err, -EINVAL, "'%s' is %s, but the driver '%s' takes %s%s", options->filename, type_name(mode),
-                     options->device ? "host_device" : "file",
-                     options->device ? "a block or character device" : "a regular file",
-                     options->device || !(S_ISBLK(mode) || S_ISCHR(mode)) ? "" : " (use host_device)");
+    if ((reply->flags & OPENER_HAS_SIZE) == 0)
+        return;
+    image->size_bytes = reply->size_bytes;
+    image->allocated_bytes = reply->allocated_bytes;
+    image->has_allocated = (reply->flags & OPENER_HAS_ALLOCATED) != 0;
 }
 
-static int open_failed(const struct image_options *options, int r, bool read_only, struct error *err)
+static void count(struct image *image, const struct users *more)
 {
-    const char *hint = "";
-
-    if (r == -EINVAL && options->direct)
-        hint = " (its file system has no O_DIRECT: leave out cache.direct)";
-    else if (r == -EROFS && options->device)
-        return error_set(err, r, "could not open '%s': the device is set read-only (set read-only or auto-read-only)",
-                         options->filename);
-    else if (!read_only && (r == -EACCES || r == -EPERM || r == -EROFS))
-        hint = " (it may not be written: set read-only or auto-read-only)";
-    return error_set(err, r, "could not open '%s': %s%s", options->filename, strerror(-r), hint);
+    image->users += more->users;
+    image->writers += more->writers;
+    image->resizers += more->resizers;
 }
 
-/* Non-blocking, since opening some character devices waits for a peer; for files and block devices it means nothing. */
-static int access_flags(bool read_only, bool direct, bool device)
+static void update_locks(struct image *image, image_done_fn *done, void *opaque);
+
+/* Nobody waits for what it has acquired any more. */
+static void give_back(struct image *image, const struct users *acquired)
 {
-    return (read_only ? O_RDONLY : O_RDWR) | (direct ? O_DIRECT : 0) | (device ? O_NONBLOCK : 0);
+    if (acquired->users + acquired->resizers > 0)
+        update_locks(image, NULL, NULL);
 }
 
-/*
- * open() gives a descriptor for writing to a block device that is set read-only (losetup -r, blockdev --setro), and
- * then each write fails. As if open() had said so. A descriptor or -errno.
- */
-static int refuse_read_only_device(int fd, bool read_only)
+static void take_reply(struct image_operation *operation, const struct opener_reply *reply)
 {
-    int set_read_only = 0;
+    struct image *image = operation->image;
 
-    if (fd < 0 || read_only || ioctl(fd, BLKROGET, &set_read_only) < 0 || set_read_only == 0)
-        return fd;
-    close(fd);
-    return -EROFS;
-}
-
-static int open_for(const struct image_options *options, int path_fd, bool read_only)
-{
-    int fd = reopen(path_fd, access_flags(read_only, options->direct, options->device));
-
-    return options->device ? refuse_read_only_device(fd, read_only) : fd;
-}
-
-static int open_checked(const struct image_options *options, int path_fd, bool *ret_read_only, struct error *err)
-{
-    bool read_only = options->read_only;
-    int fd = open_for(options, path_fd, read_only);
-
-    if (!read_only && options->auto_read_only && (fd == -EACCES || fd == -EPERM || fd == -EROFS)) {
-        read_only = true;
-        fd = open_for(options, path_fd, read_only);
+    take_facts(image, reply);
+    if (operation->opens) {
+        image->open = true;
+        image->read_only = (reply->flags & OPENER_IS_READ_ONLY) != 0;
+        image->locked = image->locking != ON_OFF_AUTO_OFF && (reply->flags & OPENER_HAS_LOCKS) != 0;
     }
-    if (fd < 0)
-        return open_failed(options, fd, read_only, err);
-    *ret_read_only = read_only;
-    return fd;
+    if (operation->forgotten)
+        give_back(image, &operation->afterwards);
+    else
+        count(image, &operation->afterwards);
 }
 
-static int open_path(const struct image_options *options, bool *ret_read_only, struct error *err)
+/* Texts of the opener's children name the file, others do not. */
+static struct error failure(const struct image_operation *operation, const struct opener_reply *reply)
 {
-    _cleanup_close_ int path_fd = open(options->filename, O_PATH | O_CLOEXEC);
-    struct stat st;
+    const char *filename = operation->image->filename;
+    struct error err = { .code = reply->code };
+
+    memcpy(err.text, reply->text, sizeof(err.text));
+    if (strstr(err.text, filename) == NULL)
+        error_prepend(&err, operation->opens ? "could not open '%s'" : "'%s'", filename);
+    return err;
+}
+
+static void operation_done(void *opaque, const struct opener_reply *reply, int fd)
+{
+    struct image_operation *operation = opaque;
+    struct image_operation own = *operation;
+    struct error err = { 0 };
+
+    LIST_REMOVE(operation, link);
+    free(operation);
+    close_fd(&fd);
+    if (reply->code < 0)
+        err = failure(&own, reply);
+    else
+        take_reply(&own, reply);
+    if (own.done != NULL)
+        own.done(own.opaque, reply->code < 0 ? &err : NULL);
+}
+
+static int start(struct image *image, const struct image_operation *wanted, struct opener_ask *ask,
+                 enum opener_type type, struct error *err)
+{
+    struct image_operation *operation = calloc(1, sizeof(*operation));
     int r;
 
-    if (path_fd < 0)
-        return error_set(err, -errno, "could not open '%s': %s", options->filename, strerror(errno));
-    if (fstat(path_fd, &st) < 0)
-        return error_set(err, -errno, "could not look at '%s': %s", options->filename, strerror(errno));
-    r = check_type(options, st.st_mode, err);
-    if (r < 0)
-        return r;
-    return open_checked(options, path_fd, ret_read_only, err);
-}
-
-static int decide_locking(struct image *image, const struct image_options *options, struct error *err)
-{
-    bool supported = image_lock_supported(image->fd);
-
-    if (options->locking == ON_OFF_AUTO_ON && !supported)
-        return error_set(err, -ENOLCK,
-                         "'%s' cannot be locked: its file system has no locks; set locking to off or auto",
-                         image->filename);
-    image->locked = options->locking != ON_OFF_AUTO_OFF && supported;
+    if (operation == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    *operation = *wanted;
+    operation->image = image;
+    ((struct opener_header *)(uintptr_t)ask->message)->type = type;
+    ask->done = operation_done;
+    ask->opaque = operation;
+    r = opener_task_ask(image->task, ask, err);
+    if (r < 0) {
+        free(operation);
+        return error_prepend(err, "'%s'", image->filename);
+    }
+    LIST_INSERT_HEAD(&image->operations, operation, link);
     return 0;
 }
 
-int image_open(const struct image_options *options, struct image **ret_image, struct error *err)
+void image_forget(struct image *image, const void *opaque)
+{
+    struct image_operation *operation;
+
+    LIST_FOREACH(operation, &image->operations, link)
+    {
+        if (operation->opaque != opaque || operation->done == NULL)
+            continue;
+        operation->done = NULL;
+        operation->forgotten = true;
+    }
+}
+
+int image_refresh(struct image *image, unsigned timeout_ms, image_done_fn *done, void *opaque, struct error *err)
+{
+    const struct image_operation operation = { .done = done, .opaque = opaque };
+    struct opener_look look = { 0 };
+    struct opener_ask ask = { .message = &look, .len_bytes = sizeof(look), .timeout_ms = timeout_ms };
+
+    return start(image, &operation, &ask, OPENER_LOOK, err);
+}
+
+int image_resize(struct image *image, uint64_t size_bytes, image_done_fn *done, void *opaque, struct error *err)
+{
+    const struct image_operation operation = { .meanwhile = { 1, 1, 1 }, .done = done, .opaque = opaque };
+    struct opener_resize resize = { .size_bytes = size_bytes };
+    struct opener_ask ask = {
+        .message = &resize, .len_bytes = sizeof(resize), .timeout_ms = OPENER_DEADLINE_MS, .prepare = fill_in_locks
+    };
+
+    return start(image, &operation, &ask, OPENER_RESIZE, err);
+}
+
+int image_serve(struct image *image, bool writable, const struct ipc_boot *boot, int control_fd, int page_fd,
+                image_done_fn *done, void *opaque, struct error *err)
+{
+    const struct users more = { 1, writable, 0 };
+    const struct image_operation operation = { .meanwhile = more, .afterwards = more, .done = done, .opaque = opaque };
+    struct opener_serve serve = { .writable = writable, .boot = *boot };
+    struct opener_ask ask = {
+        .message = &serve,
+        .len_bytes = sizeof(serve),
+        .fds = { control_fd, page_fd },
+        .fd_count = 2,
+        .timeout_ms = OPENER_DEADLINE_MS,
+        .prepare = fill_in_locks,
+    };
+
+    return start(image, &operation, &ask, OPENER_SERVE, err);
+}
+
+static int change_locks(struct image *image, const struct users *more, unsigned timeout_ms, image_done_fn *done,
+                        void *opaque, struct error *err)
+{
+    const struct image_operation operation = {
+        .meanwhile = *more, .afterwards = *more, .done = done, .opaque = opaque
+    };
+    struct opener_lock lock = { 0 };
+    struct opener_ask ask = {
+        .message = &lock, .len_bytes = sizeof(lock), .timeout_ms = timeout_ms, .prepare = fill_in_locks
+    };
+
+    return start(image, &operation, &ask, OPENER_LOCK, err);
+}
+
+/* To what is needed now, which is less than before and so cannot fail. done may be NULL. */
+static void update_locks(struct image *image, image_done_fn *done, void *opaque)
+{
+    static const struct users none;
+    struct error err = { 0 };
+
+    if ((image->locked ? change_locks(image, &none, OPENER_RELEASE_MS, done, opaque, &err) : -1) < 0 && done != NULL)
+        done(opaque, image->locked ? &err : NULL);
+}
+
+void image_unuse(struct image *image, bool writable, image_done_fn *done, void *opaque)
+{
+    image->users--;
+    image->writers -= writable;
+    update_locks(image, done, opaque);
+}
+
+int image_begin_resize(struct image *image, image_done_fn *done, void *opaque, struct error *err)
+{
+    static const struct users resizer = { 0, 0, 1 };
+
+    return change_locks(image, &resizer, OPENER_DEADLINE_MS, done, opaque, err);
+}
+
+void image_end_resize(struct image *image)
+{
+    image->resizers--;
+    update_locks(image, NULL, NULL);
+}
+
+/* ---- Opening and closing ---- */
+
+/* A path that leads through our own exports would have us wait for ourselves. */
+static int may_open(void *opaque, uint64_t device, struct error *err)
+{
+    const struct image *image = opaque;
+    const char *id = export_set_find_mount(image->monitor->exports, device);
+
+    if (id == NULL)
+        return 0;
+    return error_set(err, -ELOOP,
+                     "could not open '%s': it is the FUSE export '%s' of this program; use that export's node",
+                     image->filename, id);
+}
+
+/* The child that hung goes on: what was wanted meanwhile is said again. */
+static void goes_on(void *opaque)
+{
+    struct image *image = opaque;
+
+    update_locks(image, NULL, NULL);
+    image_refresh(image, OPENER_DEADLINE_MS, NULL, NULL, NULL);
+}
+
+int image_new(struct monitor *monitor, const struct image_options *options, struct image **ret_image, struct error *err)
 {
     struct image *image = calloc(1, sizeof(*image));
-    uint64_t size;
-    int r;
 
-    if (image == NULL || (image->fd = -1, image->filename = strdup(options->filename)) == NULL) {
+    if (image == NULL || (image->filename = strdup(options->filename)) == NULL) {
         free(image);
         return error_set(err, -ENOMEM, "out of memory");
     }
+    image->monitor = monitor;
     image->device = options->device;
+    image->read_only = options->read_only;
     image->direct = options->direct;
     image->force_share = options->force_share;
-    r = image->fd = open_path(options, &image->read_only, err);
-    if (r >= 0)
-        r = decide_locking(image, options, err);
-    if (r >= 0)
-        r = image_size(image, &size, err);
-    if (r < 0) {
-        image_close(image);
-        return r;
-    }
+    image->locking = options->locking;
+    image->open_flags = (options->device ? OPENER_DEVICE : 0) | (options->read_only ? OPENER_READ_ONLY : 0) |
+                        (options->auto_read_only ? OPENER_AUTO_READ_ONLY : 0) | (options->direct ? OPENER_DIRECT : 0) |
+                        (options->locking == ON_OFF_AUTO_ON ? OPENER_MUST_LOCK : 0);
     *ret_image = image;
     return 0;
+}
+
+int image_open(struct image *image, image_done_fn *done, void *opaque, struct error *err)
+{
+    static const struct opener_task_ops ops = { .found = may_open, .recovered = goes_on };
+    const struct image_operation operation = { .opens = true, .done = done, .opaque = opaque };
+    struct opener_open open = { .flags = image->open_flags };
+    struct opener_ask ask = { .message = &open, .len_bytes = sizeof(open), .timeout_ms = OPENER_DEADLINE_MS };
+    int r;
+
+    if (strlen(image->filename) >= sizeof(open.path))
+        return error_set(err, -ENAMETOOLONG, "could not open '%.100s...': %s", image->filename, strerror(ENAMETOOLONG));
+    r = opener_task_new(image->monitor->opener, &ops, image, &image->task, err);
+    if (r < 0)
+        return error_prepend(err, "could not open '%s'", image->filename);
+    memcpy(open.path, image->filename, strlen(image->filename));
+    return start(image, &operation, &ask, OPENER_OPEN, err);
+}
+
+void image_notify_closed(struct image *image, void (*done)(void *opaque, bool closed), void *opaque)
+{
+    image->closed = done;
+    image->closed_opaque = opaque;
 }
 
 void image_close(struct image *image)
 {
     if (image == NULL)
         return;
-    close_fd(&image->fd);
+    if (image->task != NULL)
+        opener_task_end(image->task, image->closed, image->closed_opaque);
+    else if (image->closed != NULL)
+        image->closed(image->closed_opaque, true);
     free(image->filename);
     free(image);
 }
 
-int image_size(const struct image *image, uint64_t *ret_size_bytes, struct error *err)
+bool image_is_late(const struct image *image)
 {
-    struct stat st;
-    uint64_t size = 0;
-    off_t end;
-
-    if (fstat(image->fd, &st) < 0)
-        return error_set(err, -errno, "could not look at '%s': %s", image->filename, strerror(errno));
-    if (S_ISREG(st.st_mode)) {
-        size = (uint64_t)st.st_size;
-    } else if (S_ISBLK(st.st_mode)) {
-        if (ioctl(image->fd, BLKGETSIZE64, &size) < 0)
-            return error_set(err, -errno, "could not get the size of '%s': %s", image->filename, strerror(errno));
-    } else {
-        end = lseek(image->fd, 0, SEEK_END);
-        if (end < 0)
-            return error_set(err, -errno, "could not get the size of '%s': %s", image->filename, strerror(errno));
-        size = (uint64_t)end;
-    }
-    if (size > INT64_MAX - 511)
-        return error_set(err, -EFBIG, "'%s' is larger than any image can be", image->filename);
-    *ret_size_bytes = size;
-    return 0;
-}
-
-static int resize_device(const struct image *image, uint64_t size_bytes, struct error *err)
-{
-    uint64_t now_bytes;
-    int r = image_size(image, &now_bytes, err);
-
-    if (r < 0)
-        return r;
-    if (size_bytes > now_bytes)
-        return error_set(err, -EINVAL, "'%s' is a device of %llu bytes and cannot be made larger from here",
-                         image->filename, (unsigned long long)now_bytes);
-    if (size_bytes < now_bytes)
-        return error_set(err, -EINVAL, "'%s' is a device of %llu bytes and cannot be made smaller", image->filename,
-                         (unsigned long long)now_bytes);
-    return 0;
-}
-
-int image_resize(struct image *image, uint64_t size_bytes, struct error *err)
-{
-    int r;
-
-    if (image->device)
-        return resize_device(image, size_bytes, err);
-    r = image_use(image, true, err);
-    if (r < 0)
-        return r;
-    r = image_begin_resize(image, err);
-    if (r == 0) {
-        if (ftruncate(image->fd, (off_t)size_bytes) < 0)
-            r = error_set(err, -errno, "cannot resize '%s': %s", image->filename, strerror(errno));
-        image_end_resize(image);
-    }
-    image_unuse(image, true);
-    return r;
-}
-
-bool image_allocated(const struct image *image, uint64_t *ret_bytes)
-{
-    struct stat st;
-
-    if (fstat(image->fd, &st) < 0 || !S_ISREG(st.st_mode))
-        return false;
-    *ret_bytes = (uint64_t)st.st_blocks * 512;
-    return true;
-}
-
-/* Have the locks that this many users need. */
-static int set_locks(struct image *image, unsigned users, unsigned writers, struct error *err)
-{
-    uint32_t uses = 0;
-    uint32_t unshared = 0;
-
-    if (!image->locked)
-        return 0;
-    if (users > 0) {
-        uses |= IMAGE_LOCK_CONSISTENT_READ;
-        unshared |= image->force_share ? 0 : IMAGE_LOCK_RESIZE;
-    }
-    if (writers > 0) {
-        uses |= IMAGE_LOCK_WRITE;
-        unshared |= IMAGE_LOCK_WRITE;
-    }
-    if (image->resizers > 0)
-        uses |= IMAGE_LOCK_RESIZE;
-    return image_lock_set(&image->lock, image->fd, uses, unshared, err);
-}
-
-int image_use(struct image *image, bool writable, struct error *err)
-{
-    int r;
-
-    r = set_locks(image, image->users + 1, image->writers + writable, err);
-    if (r < 0) {
-        error_prepend(err, "'%s'", image->filename);
-        return r;
-    }
-    image->users++;
-    image->writers += writable;
-    return 0;
-}
-
-void image_unuse(struct image *image, bool writable)
-{
-    image->users--;
-    image->writers -= writable;
-    set_locks(image, image->users, image->writers, NULL);
-}
-
-int image_begin_resize(struct image *image, struct error *err)
-{
-    int r;
-
-    image->resizers++;
-    r = set_locks(image, image->users, image->writers, err);
-    if (r < 0) {
-        image->resizers--;
-        error_prepend(err, "'%s'", image->filename);
-    }
-    return r;
-}
-
-void image_end_resize(struct image *image)
-{
-    image->resizers--;
-    set_locks(image, image->users, image->writers, NULL);
-}
-
-int image_open_for_worker(const struct image *image, bool writable, int *ret_fd, struct error *err)
-{
-    int flags = access_flags(!writable, image->direct, image->device);
-    int fd = reopen(image->fd, flags | O_NOATIME);
-
-    /* The owner's right. Nobody reads an image's time of access, and to look after it costs small reads 3 %. */
-    if (fd == -EPERM)
-        fd = reopen(image->fd, flags);
-    if (fd < 0)
-        return error_set(err, fd, "could not open '%s' again for the export: %s", image->filename, strerror(-fd));
-    *ret_fd = fd;
-    return 0;
+    return image->task != NULL && opener_task_is_late(image->task);
 }

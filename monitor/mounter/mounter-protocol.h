@@ -63,6 +63,7 @@ struct mounter_unmount {
 struct mounter_reply {
     struct mounter_header header;
     uint64_t mount;       /* names the mount in UNMOUNT; never reused */
+    uint64_t device;      /* that is mounted there: st_dev */
     int32_t code;         /* 0 or -errno */
     uint32_t allow_other; /* whether the mount has it */
     uint32_t devices;     /* descriptors that come along */

@@ -157,8 +157,8 @@ static int mount_device(const struct mounter_mount *request, const char *path, i
     return fusermount_mount(path, request->id, false, request->max_read_bytes, ret_fd, err);
 }
 
-/* Remember a mount that was just made on point. On failure it is unmounted again. */
-static int remember(struct mounter *mounter, struct mount_point *point, const char *id, uint64_t *ret_serial,
+/* Remember a mount that was just made on point, and tell. On failure it is unmounted again. */
+static int remember(struct mounter *mounter, struct mount_point *point, const char *id, struct mounter_reply *reply,
                     struct error *err)
 {
     struct mount *m = calloc(1, sizeof(*m));
@@ -174,9 +174,9 @@ static int remember(struct mounter *mounter, struct mount_point *point, const ch
         free(m);
         return r;
     }
-    m->serial = *ret_serial = ++mounter->last_serial;
+    m->serial = reply->mount = ++mounter->last_serial;
     m->mount_id = point->mount_id;
-    m->dev = point->dev;
+    m->dev = reply->device = point->dev;
     m->below_dev = below_dev;
     m->below_ino = below_ino;
     memcpy(m->id, id, sizeof(m->id));
@@ -259,7 +259,7 @@ static int mount_request(struct mounter *mounter, const struct mounter_mount *re
         fusermount_unmount(point.path, true, NULL);
         return r;
     }
-    r = remember(mounter, &point, request->id, &reply->mount, err);
+    r = remember(mounter, &point, request->id, reply, err);
     if (r < 0) {
         close_devices(answer);
         return r;

@@ -233,26 +233,31 @@ static int make_page(struct worker_handle *worker, int *ret_fd, struct error *er
     return 0;
 }
 
-static int send_boot(struct worker_handle *worker, const struct ipc_boot *given, int page_fd, const int *image_fds,
+/* Complete what BOOT says; it goes with the page and image_fd_count images. */
+static int fill_boot(const struct worker_handle *worker, const struct ipc_boot *given, struct ipc_boot *boot,
                      struct error *err)
 {
-    struct ipc_boot boot = *given;
+    unsigned fd_count = 1 + MIN(given->image_fd_count, IPC_IMAGE_FDS_MAX);
+
+    *boot = *given;
+    channel_fill_header(&boot->header, IPC_BOOT, sizeof(*boot), fd_count);
+    boot->layers = worker->role->layers & worker->set->host_layers;
+    boot->log_level = log_get_level();
+    boot->uid = geteuid();
+    boot->gid = getegid();
+    memcpy(boot->spawner_ns, worker->set->spawner_ns, sizeof(boot->spawner_ns));
+    return ipc_message_check(boot, sizeof(*boot), fd_count, worker->state, worker->role->ipc_role, NULL, err);
+}
+
+static int send_boot(struct worker_handle *worker, const struct ipc_boot *boot, int page_fd, const int *image_fds,
+                     struct error *err)
+{
     int fds[1 + IPC_IMAGE_FDS_MAX] = { page_fd };
-    unsigned fd_count = 1 + MIN(boot.image_fd_count, IPC_IMAGE_FDS_MAX);
     int r;
 
-    for (unsigned i = 1; i < fd_count; i++)
-        fds[i] = image_fds[i - 1];
-    channel_fill_header(&boot.header, IPC_BOOT, sizeof(boot), fd_count);
-    boot.layers = worker->role->layers & worker->set->host_layers;
-    boot.log_level = log_get_level();
-    boot.uid = geteuid();
-    boot.gid = getegid();
-    memcpy(boot.spawner_ns, worker->set->spawner_ns, sizeof(boot.spawner_ns));
-    r = ipc_message_check(&boot, sizeof(boot), fd_count, worker->state, worker->role->ipc_role, NULL, err);
-    if (r < 0)
-        return r;
-    r = channel_send(worker->control_fd, &boot, sizeof(boot), fds, fd_count);
+    for (unsigned i = 0; i < boot->image_fd_count; i++)
+        fds[1 + i] = image_fds[i];
+    r = channel_send(worker->control_fd, boot, sizeof(*boot), fds, 1 + boot->image_fd_count);
     return r < 0 ? error_set(err, r, "cannot send BOOT to a worker: %s", strerror(-r)) : 0;
 }
 
@@ -272,10 +277,12 @@ static int start_process(struct worker_handle *worker, const struct spawn_binary
     return spawn_process(&request, &worker->pid, &worker->pidfd, err);
 }
 
-static int make_worker(struct worker_handle *worker, const struct spawn_binary *binary, const struct ipc_boot *boot,
-                       const int *image_fds, struct error *err)
+/* ret_boot: BOOT is not sent; NULL: it is. */
+static int make_worker(struct worker_handle *worker, const struct spawn_binary *binary, const struct ipc_boot *given,
+                       const int *image_fds, struct worker_boot *ret_boot, struct error *err)
 {
     _cleanup_(close_ends) struct worker_ends ends = { -1, -1, -1 };
+    struct ipc_boot boot;
     int r = channel_new(&worker->control_fd, &ends.control_fd, err);
 
     if (r == 0)
@@ -283,11 +290,16 @@ static int make_worker(struct worker_handle *worker, const struct spawn_binary *
     if (r == 0)
         r = make_page(worker, &ends.page_fd, err);
     if (r == 0)
-        r = send_boot(worker, boot, ends.page_fd, image_fds, err);
+        r = fill_boot(worker, given, &boot, err);
+    if (r == 0 && ret_boot == NULL)
+        r = send_boot(worker, &boot, ends.page_fd, image_fds, err);
     if (r == 0)
         r = start_process(worker, binary, &ends, err);
     if (r == 0)
         r = supervise_start(worker, err);
+    if (r == 0 && ret_boot != NULL)
+        *ret_boot =
+            (struct worker_boot){ .message = boot, .control_fd = worker->control_fd, .page_fd = TAKE_FD(ends.page_fd) };
     return r;
 }
 
@@ -299,8 +311,9 @@ static int find_role(const struct worker_set *set, uint32_t ipc_role)
     return -1;
 }
 
-int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds,
-                 const struct worker_ops *ops, void *opaque, struct worker_handle **ret_worker, struct error *err)
+static int spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds,
+                 const struct worker_ops *ops, void *opaque, struct worker_boot *ret_boot,
+                 struct worker_handle **ret_worker, struct error *err)
 {
     int index = find_role(set, boot->role);
     struct worker_handle *worker;
@@ -325,7 +338,7 @@ int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int 
         worker->next->link = &worker->next;
     set->workers = worker;
     set->count++;
-    r = make_worker(worker, &set->binaries[index], boot, image_fds, err);
+    r = make_worker(worker, &set->binaries[index], boot, image_fds, ret_boot, err);
     if (r < 0) {
         if (worker->pidfd >= 0)
             reap(worker);
@@ -335,4 +348,17 @@ int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int 
     supervise_set_timer(worker, START_MAX_MS);
     *ret_worker = worker;
     return 0;
+}
+
+int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds,
+                 const struct worker_ops *ops, void *opaque, struct worker_handle **ret_worker, struct error *err)
+{
+    return spawn(set, boot, image_fds, ops, opaque, NULL, ret_worker, err);
+}
+
+int worker_spawn_unbooted(struct worker_set *set, const struct ipc_boot *boot, const struct worker_ops *ops,
+                          void *opaque, struct worker_boot *ret_boot, struct worker_handle **ret_worker,
+                          struct error *err)
+{
+    return spawn(set, boot, NULL, ops, opaque, ret_boot, ret_worker, err);
 }

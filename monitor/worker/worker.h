@@ -61,6 +61,18 @@ void worker_set_free(struct worker_set *set); /* kills and reaps whatever is lef
 int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int *image_fds,
                  const struct worker_ops *ops, void *opaque, struct worker_handle **ret_worker, struct error *err);
 
+/* BOOT, for somebody else to send. */
+struct worker_boot {
+    struct ipc_boot message;
+    int control_fd; /* on which it is to be sent; the worker's, and valid as long as its handle */
+    int page_fd;    /* the first of its descriptors, before the images; the caller's */
+};
+
+/* The same without the descriptors of its images: it waits for its BOOT. */
+int worker_spawn_unbooted(struct worker_set *set, const struct ipc_boot *boot, const struct worker_ops *ops,
+                          void *opaque, struct worker_boot *ret_boot, struct worker_handle **ret_worker,
+                          struct error *err);
+
 /*
  * Send a message with borrowed descriptors. Never blocks: a worker whose socket is full is not listening and gets
  * killed (-EAGAIN). message starts with a struct ipc_header, which is filled in here. 0, -EINVAL when the message does

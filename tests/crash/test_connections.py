@@ -132,9 +132,9 @@ def test_many_connections_at_a_time(server, image, build, engine, descriptors):
     honest(server)
 
     def state():
-        """Nothing if it is not at rest: an export's worker and four negotiators, and no client."""
+        """Nothing if it is not at rest: an export's worker, four negotiators and the opener, and no client."""
         workers = server.workers()
-        if len(workers) != 5 or any(w["state"] != "running" or w["clients"] for w in workers):
+        if len(workers) != 6 or any(w["state"] != "running" or w["clients"] for w in workers):
             return None
         return sandbox.kinds_of_descriptors(server.popen.pid)
 

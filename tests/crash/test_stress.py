@@ -326,7 +326,7 @@ def test_everything_at_once(server, chaos):
         wait_for(lambda: remove_everything(server) or kinds_of_descriptors(server) == before, "everything to be gone", 90)
     except AssertionError:
         assert kinds_of_descriptors(server) == before
-    assert not server.qmp.cmd("query-named-block-nodes") and not server.workers()
+    assert not server.qmp.cmd("query-named-block-nodes") and [w["role"] for w in server.workers()] == ["opener"]
 
     server.nbd_start()
     server.add_file("n0", chaos.paths["n0"])

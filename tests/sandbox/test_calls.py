@@ -84,7 +84,11 @@ ATTACKS = {
     ],
 }
 # Calls that a role has, with arguments as above.
-ALLOWED = {"vhost": {"sendmsg"}}  # hands the inflight buffer over
+ALLOWED = {
+    "vhost": {"sendmsg"},  # hands the inflight buffer over
+    # It opens what is there, looks at it, and hands it over.
+    "opener": {"sendmsg", "openat", "getdents64", "readlink", "access", "getuid", "dup2", "memfd_create"},
+}
 # What the run-time of sanitizers needs in its builds.
 SANITIZERS_NEED = {"rt_sigaction", "sched_getaffinity", "getrlimit", "prlimit64", "uname", "sysinfo"}
 
@@ -102,6 +106,7 @@ def running(request, server, image):
         server.nbd_start()
     for name in ("victim", "other"):
         server.add_file(name, image(f"{name}.img", size=images.MIB))
+    server.held = image("held.img", size=images.MIB)
     server.export("other", id="other")
     server.other_pid = server.export_worker("other")["pid"]
     return server
@@ -155,9 +160,23 @@ def end_negotiator(server, pid, is_dead):
     wait_for(lambda: pid not in [w["pid"] for w in server.workers()], "the negotiator to be gone")
 
 
+def new_opener(server):
+    """A child of the opener, which has its filter, with an image."""
+    opener = server.workers(role="opener")[0]["pid"]
+    before = process.children_of(opener)
+    server.add_file("held", server.held)
+    [child] = set(process.children_of(opener)) - set(before)
+    return child
+
+
+def end_opener(server, pid, is_dead):
+    server.qmp.cmd("blockdev-del", {"node-name": "held"})
+
+
 VICTIMS = {"nbd-export": (new_export, end_export), "nbd-negotiator": (new_negotiator, end_negotiator),
            "vhost": (new_vhost, end_export), "fuse": (new_fuse, end_export),
-           "nbd-negotiator-tls": (new_negotiator_tls, end_negotiator), "tls-signer": (new_signer, end_signer)}
+           "nbd-negotiator-tls": (new_negotiator_tls, end_negotiator), "tls-signer": (new_signer, end_signer),
+           "opener": (new_opener, end_opener)}
 
 
 def attack(server, role, call):

@@ -24,6 +24,10 @@
 #include "monitor/monitor.h"
 #include "monitor/qmp/session.h"
 #include "nbd-worker/negotiate/directory.h"
+#include "tests/unit/opener_children.h"
+
+/* Until locks have been given back, and images closed. */
+static void let_locks_go(void);
 
 /* ---- Workers that the test plays ---- */
 
@@ -75,6 +79,23 @@ int worker_spawn(struct worker_set *set, const struct ipc_boot *boot, const int 
     worker->boot = *boot;
     workers[worker_count++] = worker;
     *ret_worker = worker;
+    return 0;
+}
+
+/* Who hands it its image and its BOOT is not looked at: a channel takes them. */
+int worker_spawn_unbooted(struct worker_set *set, const struct ipc_boot *boot, const struct worker_ops *ops,
+                          void *opaque, struct worker_boot *ret_boot, struct worker_handle **ret_worker,
+                          struct error *err)
+{
+    static int ends[2] = { -1, -1 };
+    int r = worker_spawn(set, boot, NULL, ops, opaque, ret_worker, err);
+
+    if (r < 0)
+        return r;
+    close_fd(&ends[0]);
+    close_fd(&ends[1]);
+    assert_int_equal(channel_new(&ends[0], &ends[1], NULL), 0);
+    *ret_boot = (struct worker_boot){ .message = *boot, .control_fd = ends[0], .page_fd = open("/dev/null", O_CLOEXEC) };
     return 0;
 }
 
@@ -207,6 +228,7 @@ static void report_gone(struct worker_handle *worker, int signal_number)
     snprintf(why.text, sizeof(why.text), "it was killed by signal %d", signal_number);
     worker->ops->gone(worker, &why, worker->opaque);
     forget(worker);
+    let_locks_go();
 }
 
 /* The newest worker of a role in a state, or NULL. */
@@ -291,10 +313,16 @@ int monitor_check_running(const struct monitor *m, struct error *err)
     return 0;
 }
 
+static void let_locks_go(void)
+{
+    let_opener_finish(&monitor);
+}
+
 static void turn(void)
 {
     for (unsigned i = 0; i < 8; i++)
         event_base_loop(monitor.base, EVLOOP_NONBLOCK);
+    let_locks_go();
 }
 
 static void turn_until(bool (*condition)(void))
@@ -340,12 +368,19 @@ static void start_server_ready(uint32_t max_connections)
     assert_false(answer.failed);
 }
 
+static void node_added(void *opaque, const struct error *err)
+{
+    assert_null(err);
+}
+
 static void add_node(const char *name)
 {
     struct blockdev_options options = { .driver = BLOCKDEV_DRIVER_FILE, .node_name = name };
 
     options.file.filename = image_path;
-    assert_int_equal(graph_add(monitor.graph, &options, NULL), 0);
+    graph_add(monitor.graph, &options, node_added, NULL);
+    turn();
+    assert_non_null(graph_find(monitor.graph, name));
 }
 
 static void add_export(const char *id, const char *node, const char *name, bool writable, struct answer *answer)
@@ -355,6 +390,7 @@ static void add_export(const char *id, const char *node, const char *name, bool 
     options.writable = writable;
     options.nbd.name = name;
     export_add(monitor.exports, &options, SOCKET_FD_NAMED, reply_to(answer));
+    turn();
 }
 
 /* An export that runs; its worker. */
@@ -450,7 +486,7 @@ static int setup(void **state)
     spawn_result = 0;
     send_result = 0;
     monitor.base = event_base_new();
-    if (graph_new(&monitor.graph, NULL) < 0 || export_set_new(&monitor, &monitor.exports, NULL) < 0 ||
+    if (start_opener(&monitor) < 0 || graph_new(&monitor, &monitor.graph, NULL) < 0 || export_set_new(&monitor, &monitor.exports, NULL) < 0 ||
         nbd_server_new(&monitor, &monitor.nbd_server, NULL) < 0)
         return -1;
     return 0;
@@ -468,6 +504,7 @@ static int teardown(void **state)
     nbd_server_free(monitor.nbd_server);
     export_set_free(monitor.exports);
     graph_free(monitor.graph);
+    opener_free(monitor.opener);
     event_base_free(monitor.base);
     unlink(socket_path);
     return unlink(image_path);
@@ -1217,7 +1254,6 @@ static void test_a_worker_that_dies_takes_its_own_export_down(void **state)
     assert_string_equal(events, "__org.bulkhead_WORKER_GONE(e0) BLOCK_EXPORT_DELETED(e0) ");
     assert_null(find_export("e0"));
     assert_int_equal(image->users, 1);
-    assert_int_not_equal(image->lock.uses, 0);
     assert_false(other->asked_to_go);
     assert_int_equal(export_type_nbd.clients(find_export("e1")), 1);
     add_running("e0", "n", "e0");

@@ -11,14 +11,19 @@
 
 #include <cjson/cJSON.h>
 
+#include "common/ipc/channel.h"
+#include "monitor/export/export.h"
 #include "monitor/graph/node.h"
+#include "tests/unit/opener_children.h"
 
 static char folder[] = "/tmp/bulkhead-node-XXXXXX";
 static char image_path[64];
 
 struct fixture {
+    struct monitor monitor;
     struct graph *graph;
     struct error err;
+    bool done;
 };
 
 static int setup(void **state)
@@ -26,8 +31,10 @@ static int setup(void **state)
     struct fixture *f = calloc(1, sizeof(*f));
     int fd;
 
-    if (f == NULL || graph_new(&f->graph, NULL) < 0)
+    if (f == NULL || (f->monitor.base = event_base_new()) == NULL || start_opener(&f->monitor) < 0 ||
+        export_set_new(&f->monitor, &f->monitor.exports, NULL) < 0 || graph_new(&f->monitor, &f->graph, NULL) < 0)
         return -1;
+    f->monitor.graph = f->graph;
     fd = open(image_path, O_CREAT | O_TRUNC | O_RDWR, 0600);
     if (fd < 0 || ftruncate(fd, 1 << 20) < 0)
         return -1;
@@ -40,9 +47,92 @@ static int teardown(void **state)
 {
     struct fixture *f = *state;
 
+    export_set_free(f->monitor.exports);
     graph_free(f->graph);
+    opener_free(f->monitor.opener);
+    event_base_free(f->monitor.base);
     free(f);
     return unlink(image_path);
+}
+
+/* ---- Operations, from beginning to end ---- */
+
+static void done(void *opaque, const struct error *err)
+{
+    struct fixture *f = opaque;
+
+    assert_false(f->done);
+    f->done = true;
+    f->err = err != NULL ? *err : (struct error){ 0 };
+}
+
+static int finish(struct fixture *f)
+{
+    let_opener_finish(&f->monitor);
+    assert_true(f->done);
+    f->done = false;
+    return f->err.code;
+}
+
+static int add_node(struct fixture *f, const struct blockdev_options *options)
+{
+    graph_add(f->graph, options, done, f);
+    return finish(f);
+}
+
+static int del(struct fixture *f, const char *name)
+{
+    graph_del(f->graph, name, done, f);
+    return finish(f);
+}
+
+/* An export is made of the node; *ret_fd is what its worker gets. */
+static int serve(struct fixture *f, const char *name, bool writable, int *ret_fd)
+{
+    struct graph_node *node = graph_find(f->graph, name);
+    struct ipc_boot boot = { .role = IPC_ROLE_NBD_EXPORT, .io_threads = 1 };
+    struct channel_message *message = calloc(1, sizeof(*message));
+    int page_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int ends[2];
+    int r = graph_node_check_use(node, writable, &f->err);
+
+    assert_int_equal(channel_new(&ends[0], &ends[1], NULL), 0);
+    graph_node_describe(node, writable, &boot);
+    channel_fill_header(&boot.header, IPC_BOOT, sizeof(boot), 2);
+    if (r == 0) {
+        assert_int_equal(image_serve(graph_node_image(node), writable, &boot, ends[0], page_fd, done, f, NULL), 0);
+        r = finish(f);
+    }
+    if (r == 0) {
+        assert_int_equal(channel_receive(ends[1], message, &f->err), 1);
+        assert_int_equal(message->fd_count, 2);
+        *ret_fd = TAKE_FD(message->fds[1]);
+        channel_message_done(message);
+        graph_node_ref(node);
+    }
+    close(ends[0]);
+    close(ends[1]);
+    close(page_fd);
+    free(message);
+    return r;
+}
+
+static int use(struct fixture *f, const char *name, bool writable)
+{
+    int fd = -1;
+    int r = serve(f, name, writable, &fd);
+
+    close_fd(&fd);
+    return r;
+}
+
+static void unuse(struct fixture *f, const char *name, bool writable)
+{
+    struct graph_node *node = graph_find(f->graph, name);
+
+    image_unuse(graph_node_image(node), writable, done, f);
+    assert_int_equal(finish(f), 0);
+    graph_node_unref(node);
 }
 
 /* blockdev-add with JSON in which ' stands for " and @ for the image's path. */
@@ -70,7 +160,7 @@ static int add(struct fixture *f, const char *text)
         return r;
     r = blockdev_options_check(&options, &f->err);
     if (r == 0)
-        r = graph_add(f->graph, &options, &f->err);
+        r = add_node(f, &options);
     schema_clear(&schema_blockdev_options, &options);
     return r;
 }
@@ -86,11 +176,8 @@ static unsigned count(struct fixture *f)
 
 static uint64_t size_of(struct fixture *f, const char *name)
 {
-    uint64_t size;
-
     assert_non_null(graph_find(f->graph, name));
-    assert_int_equal(graph_node_size(graph_find(f->graph, name), &size, NULL), 0);
-    return size;
+    return graph_node_size(graph_find(f->graph, name));
 }
 
 static void test_the_table_of_drivers_is_whole(void **state)
@@ -149,26 +236,24 @@ static void test_an_inline_child_goes_with_its_parent(void **state)
     assert_int_equal(add(f, "{'driver':'raw','node-name':'top','file':{'driver':'file','filename':'@'}}"), 0);
     assert_int_equal(count(f), 2);
     assert_non_null(graph_find(f->graph, "#block000"));
-    assert_int_equal(graph_del(f->graph, "#block000", &f->err), -EPERM);
-    assert_int_equal(graph_del(f->graph, "top", &f->err), 0);
+    assert_int_equal(del(f, "#block000"), -EPERM);
+    assert_int_equal(del(f, "top"), 0);
     assert_int_equal(count(f), 0);
 }
 
 static void test_a_node_in_use_is_not_deleted(void **state)
 {
     struct fixture *f = *state;
-    struct graph_node *node;
 
     assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@'}"), 0);
     assert_int_equal(add(f, "{'driver':'raw','node-name':'r','file':'a'}"), 0);
-    assert_int_equal(graph_del(f->graph, "a", &f->err), -EBUSY);
-    node = graph_find(f->graph, "r");
-    assert_int_equal(graph_node_use(node, true, &f->err), 0);
-    assert_int_equal(graph_del(f->graph, "r", &f->err), -EBUSY);
-    graph_node_unuse(node, true);
-    assert_int_equal(graph_del(f->graph, "r", &f->err), 0);
-    assert_int_equal(graph_del(f->graph, "a", &f->err), 0);
-    assert_int_equal(graph_del(f->graph, "a", &f->err), -ENOENT);
+    assert_int_equal(del(f, "a"), -EBUSY);
+    assert_int_equal(use(f, "r", true), 0);
+    assert_int_equal(del(f, "r"), -EBUSY);
+    unuse(f, "r", true);
+    assert_int_equal(del(f, "r"), 0);
+    assert_int_equal(del(f, "a"), 0);
+    assert_int_equal(del(f, "a"), -ENOENT);
 }
 
 static void test_a_failure_takes_back_what_was_made_on_the_way(void **state)
@@ -264,7 +349,7 @@ static void test_a_read_only_node_below_makes_the_tree_read_only(void **state)
     assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@','read-only':true}"), 0);
     assert_int_equal(add(f, "{'driver':'raw','node-name':'r','file':'a'}"), 0);
     assert_true(graph_node_read_only(graph_find(f->graph, "r")));
-    assert_int_equal(graph_node_use(graph_find(f->graph, "r"), true, &f->err), -EPERM);
+    assert_int_equal(use(f, "r", true), -EPERM);
     assert_non_null(strstr(f->err.text, "'a' is read-only"));
     assert_int_equal(graph_find(f->graph, "r")->refs, 1);
 }
@@ -282,7 +367,7 @@ static void test_a_node_made_on_the_way_takes_flags_from_above(void **state)
     assert_false(flags->direct);
     assert_true(flags->discard_unmap);
     assert_false(graph_find(f->graph, "top")->flags.discard_unmap);
-    assert_int_equal(graph_del(f->graph, "top", NULL), 0);
+    assert_int_equal(del(f, "top"), 0);
 
     assert_int_equal(add(f, "{'driver':'raw','node-name':'top','read-only':true,'discard':'unmap','file':{'driver':"
                             "'file','node-name':'in','filename':'@','read-only':false,'discard':'ignore'}}"), 0);
@@ -294,34 +379,29 @@ static void test_a_node_made_on_the_way_takes_flags_from_above(void **state)
 static void test_locks_are_held_while_exports_use_the_node(void **state)
 {
     struct fixture *f = *state;
-    struct graph_node *a;
-    struct graph_node *b;
 
     assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@'}"), 0);
     assert_int_equal(add(f, "{'driver':'file','node-name':'b','filename':'@'}"), 0);
-    a = graph_find(f->graph, "a");
-    b = graph_find(f->graph, "b");
-    assert_int_equal(graph_node_use(a, true, NULL), 0);
-    assert_int_equal(graph_node_use(a, true, NULL), 0); /* exports of one node know of each other */
-    assert_int_equal(graph_node_use(b, true, &f->err), -EAGAIN);
+    assert_int_equal(use(f, "a", true), 0);
+    assert_int_equal(use(f, "a", true), 0); /* exports of one node know of each other */
+    assert_int_equal(use(f, "b", true), -EAGAIN);
     assert_non_null(strstr(f->err.text, image_path));
-    graph_node_unuse(a, true);
-    assert_int_equal(graph_node_use(b, true, NULL), -EAGAIN);
-    graph_node_unuse(a, true);
-    assert_int_equal(a->image->lock.uses, 0);
-    assert_int_equal(graph_node_use(b, true, NULL), 0);
-    graph_node_unuse(b, true);
+    unuse(f, "a", true);
+    assert_int_equal(use(f, "b", true), -EAGAIN);
+    unuse(f, "a", true);
+    assert_int_equal(use(f, "b", true), 0);
+    unuse(f, "b", true);
 }
 
 static void test_boot_describes_children_before_parents(void **state)
 {
     struct fixture *f = *state;
     struct ipc_boot *boot = calloc(1, sizeof(*boot));
-    int fds[IPC_IMAGE_FDS_MAX];
+    int fd = -1;
 
     assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@','aio':'threads'}"), 0);
     assert_int_equal(add(f, "{'driver':'raw','node-name':'r','file':'a','offset':512,'size':1024,'discard':'unmap'}"), 0);
-    assert_int_equal(graph_node_describe(graph_find(f->graph, "r"), false, boot, fds, NULL), 0);
+    graph_node_describe(graph_find(f->graph, "r"), false, boot);
     assert_int_equal(boot->node_count, 2);
     assert_int_equal(boot->image_fd_count, 1);
     assert_int_equal(boot->engine, IPC_ENGINE_THREADS);
@@ -335,11 +415,14 @@ static void test_boot_describes_children_before_parents(void **state)
     assert_int_equal(boot->nodes[1].flags, IPC_NODE_READ_ONLY | IPC_NODE_DISCARD_UNMAP | IPC_NODE_HAS_SIZE);
     assert_string_equal(boot->nodes[1].name, "r");
     /* The node is writable, the export is not. */
-    assert_int_equal(fcntl(fds[0], F_GETFL) & O_ACCMODE, O_RDONLY);
-    close(fds[0]);
-    assert_int_equal(graph_node_describe(graph_find(f->graph, "r"), true, boot, fds, NULL), 0);
-    assert_int_equal(fcntl(fds[0], F_GETFL) & O_ACCMODE, O_RDWR);
-    close(fds[0]);
+    assert_int_equal(serve(f, "r", false, &fd), 0);
+    assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+    close(fd);
+    unuse(f, "r", false);
+    assert_int_equal(serve(f, "r", true, &fd), 0);
+    assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDWR);
+    close(fd);
+    unuse(f, "r", true);
     free(boot);
 }
 
@@ -347,13 +430,14 @@ static void test_the_time_of_access_of_our_images_is_left_alone(void **state)
 {
     struct fixture *f = *state;
     struct ipc_boot *boot = calloc(1, sizeof(*boot));
-    int fds[IPC_IMAGE_FDS_MAX];
+    int fd = -1;
 
     assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@'}"), 0);
     for (unsigned writable = 0; writable < 2; writable++) {
-        assert_int_equal(graph_node_describe(graph_find(f->graph, "a"), writable, boot, fds, NULL), 0);
-        assert_int_equal(fcntl(fds[0], F_GETFL) & O_NOATIME, O_NOATIME);
-        close(fds[0]);
+        assert_int_equal(serve(f, "a", writable, &fd), 0);
+        assert_int_equal(fcntl(fd, F_GETFL) & O_NOATIME, O_NOATIME);
+        close(fd);
+        unuse(f, "a", writable);
     }
     free(boot);
 }
@@ -363,18 +447,20 @@ static void test_an_image_of_somebody_else_is_opened_all_the_same(void **state)
 {
     struct fixture *f = *state;
     struct ipc_boot *boot = calloc(1, sizeof(*boot));
-    int fds[IPC_IMAGE_FDS_MAX];
+    int fd = -1;
 
     assert_int_equal(chmod(image_path, 0666), 0);
-    assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@'}"), 0);
+    assert_int_equal(chmod(folder, 0711), 0);
     if (seteuid(65534) < 0) {
         free(boot);
         SKIP("only root can become somebody else");
     }
-    assert_int_equal(graph_node_describe(graph_find(f->graph, "a"), true, boot, fds, NULL), 0);
+    assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@'}"), 0);
+    assert_int_equal(serve(f, "a", true, &fd), 0);
     assert_int_equal(seteuid(0), 0);
-    assert_int_equal(fcntl(fds[0], F_GETFL) & (O_ACCMODE | O_NOATIME), O_RDWR);
-    close(fds[0]);
+    assert_int_equal(fcntl(fd, F_GETFL) & (O_ACCMODE | O_NOATIME), O_RDWR);
+    close(fd);
+    unuse(f, "a", true);
     free(boot);
 }
 
@@ -382,11 +468,10 @@ static void test_blkdebug_rules_become_masks(void **state)
 {
     struct fixture *f = *state;
     struct ipc_boot *boot = calloc(1, sizeof(*boot));
-    int fds[IPC_IMAGE_FDS_MAX];
 
     assert_int_equal(add(f, "{'driver':'blkdebug','node-name':'d','image':{'driver':'null-co'},'inject-error':["
                             "{'event':'none','iotype':'write','errno':28,'once':true},{'event':'none','sector':7}]}"), 0);
-    assert_int_equal(graph_node_describe(graph_find(f->graph, "d"), true, boot, fds, NULL), 0);
+    graph_node_describe(graph_find(f->graph, "d"), true, boot);
     assert_int_equal(boot->nodes[1].rule_count, 2);
     assert_int_equal(boot->nodes[1].rules[0].op_mask, 1 << 1);
     assert_int_equal(boot->nodes[1].rules[0].errno_code, 28);

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The monitor's side of the opener, with children that the test plays: they may be silent, late, dead, or liars. */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "monitor/graph/opener.h"
+#include "monitor/monitor.h"
+
+#define CHILDREN_MAX (OPENER_LATE_MAX + 2)
+
+struct fixture {
+    struct monitor monitor;
+    int children[CHILDREN_MAX]; /* their ends of the sockets, in the order of their launch */
+    unsigned child_count;
+    unsigned answers;
+    struct opener_reply last;
+    unsigned recovered;
+    unsigned ended;
+    bool closed;
+};
+
+static int launch(void *opaque, int sock, struct error *err)
+{
+    struct fixture *f = opaque;
+
+    assert_true(f->child_count < CHILDREN_MAX);
+    f->children[f->child_count++] = sock;
+    return 0;
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof(*f));
+
+    if (f == NULL || (f->monitor.base = event_base_new()) == NULL ||
+        opener_new(&f->monitor, &f->monitor.opener, NULL) < 0)
+        return -1;
+    opener_set_launch(f->monitor.opener, launch, f);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    for (unsigned i = 0; i < f->child_count; i++)
+        close_fd(&f->children[i]);
+    opener_free(f->monitor.opener);
+    event_base_free(f->monitor.base);
+    free(f);
+    return 0;
+}
+
+static void answered(void *opaque, const struct opener_reply *reply, int fd)
+{
+    struct fixture *f = opaque;
+
+    f->answers++;
+    f->last = *reply;
+    close_fd(&fd);
+}
+
+static void recovered(void *opaque)
+{
+    ((struct fixture *)opaque)->recovered++;
+}
+
+static void ended(void *opaque, bool closed)
+{
+    struct fixture *f = opaque;
+
+    f->ended++;
+    f->closed = closed;
+}
+
+static int refuse(void *opaque, uint64_t device, struct error *err)
+{
+    return device == 42 ? error_set(err, -ELOOP, "not that one") : 0;
+}
+
+static const struct opener_task_ops ops = { .found = refuse, .recovered = recovered };
+
+static struct opener_task *new_task(struct fixture *f)
+{
+    struct opener_task *task = NULL;
+
+    assert_int_equal(opener_task_new(f->monitor.opener, &ops, f, &task, NULL), 0);
+    return task;
+}
+
+static void ask(struct fixture *f, struct opener_task *task, unsigned timeout_ms)
+{
+    struct opener_look look = { .header.type = OPENER_LOOK };
+    const struct opener_ask ask = {
+        .message = &look, .len_bytes = sizeof(look), .timeout_ms = timeout_ms, .done = answered, .opaque = f
+    };
+
+    assert_int_equal(opener_task_ask(task, &ask, NULL), 0);
+}
+
+static void run_for(struct fixture *f, unsigned ms)
+{
+    const struct timeval tv = timeval_of_ms(ms);
+
+    event_base_loopexit(f->monitor.base, &tv);
+    event_base_dispatch(f->monitor.base);
+}
+
+/* What the child got: the type of its next request, 0 if there is none. */
+static uint32_t take_request(struct fixture *f, unsigned child)
+{
+    union opener_message message;
+    ssize_t n = recv(f->children[child], &message, sizeof(message), MSG_DONTWAIT);
+
+    return n > 0 ? message.header.type : 0;
+}
+
+static void say(struct fixture *f, unsigned child, enum opener_type type, int code, uint64_t device)
+{
+    struct opener_reply reply = {
+        .header = { .magic = OPENER_MAGIC, .type = type }, .code = code, .device = device, .pid = 1
+    };
+
+    assert_int_equal(send(f->children[child], &reply, sizeof(reply), MSG_NOSIGNAL), sizeof(reply));
+    run_for(f, 5);
+}
+
+static void test_requests_are_carried_out_one_after_the_other(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task = new_task(f);
+
+    ask(f, task, 5000);
+    ask(f, task, 5000);
+    say(f, 0, OPENER_STARTED, 0, 0);
+    assert_int_equal(take_request(f, 0), OPENER_LOOK);
+    assert_int_equal(take_request(f, 0), 0);
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(f->answers, 1);
+    assert_int_equal(take_request(f, 0), OPENER_LOOK);
+    say(f, 0, OPENER_REPLY, -EIO, 0);
+    assert_int_equal(f->answers, 2);
+    assert_int_equal(f->last.code, -EIO);
+    assert_true(opener_is_idle(f->monitor.opener));
+}
+
+static void test_a_request_that_is_late_is_answered_and_its_child_heard_of_later(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task = new_task(f);
+
+    ask(f, task, 20);
+    ask(f, task, 40);
+    run_for(f, 100);
+    assert_int_equal(f->answers, 2); /* the second one has not even been sent */
+    assert_int_equal(f->last.code, -ETIMEDOUT);
+    assert_true(opener_task_is_late(task));
+    assert_int_equal(take_request(f, 0), OPENER_LOOK);
+    assert_int_equal(take_request(f, 0), 0);
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(f->answers, 2);
+    assert_int_equal(f->recovered, 1);
+    assert_false(opener_task_is_late(task));
+    ask(f, task, 5000);
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(f->answers, 3);
+    assert_int_equal(f->recovered, 1);
+}
+
+static void test_what_is_forgotten_is_not_told_of(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task = new_task(f);
+
+    ask(f, task, 5000);
+    opener_task_forget(task, f);
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(f->answers, 0);
+}
+
+static void test_a_path_is_opened_if_it_is_found_good(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task = new_task(f);
+
+    ask(f, task, 5000);
+    assert_int_equal(take_request(f, 0), OPENER_LOOK);
+    say(f, 0, OPENER_FOUND, 0, 7);
+    assert_int_equal(f->answers, 0);
+    assert_int_equal(take_request(f, 0), OPENER_GO);
+}
+
+static void test_a_path_that_is_found_bad_is_not(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task = new_task(f);
+    char byte;
+
+    ask(f, task, 5000);
+    assert_int_equal(take_request(f, 0), OPENER_LOOK);
+    say(f, 0, OPENER_FOUND, 0, 42);
+    assert_int_equal(f->answers, 1);
+    assert_int_equal(f->last.code, -ELOOP);
+    assert_string_equal(f->last.text, "not that one");
+    assert_int_equal(recv(f->children[0], &byte, 1, MSG_DONTWAIT), 0); /* the child is told by the end of its socket */
+}
+
+static void test_a_child_that_dies_is_the_answer(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task = new_task(f);
+    struct opener_look look = { .header.type = OPENER_LOOK };
+    const struct opener_ask again = { .message = &look, .len_bytes = sizeof(look), .timeout_ms = 9, .done = answered };
+
+    ask(f, task, 5000);
+    ask(f, task, 5000);
+    close_fd(&f->children[0]);
+    run_for(f, 5);
+    assert_int_equal(f->answers, 2);
+    assert_int_equal(f->last.code, -EPIPE);
+    assert_int_equal(opener_task_ask(task, &again, NULL), -EPIPE);
+    opener_task_end(task, ended, f);
+    run_for(f, 5);
+    assert_int_equal(f->ended, 1);
+    assert_true(f->closed);
+}
+
+static void test_errors_in_what_a_child_says_end_it(void **state)
+{
+    static const struct opener_reply lies[] = {
+        { .header = { .magic = 1, .type = OPENER_REPLY } },
+        { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY }, .code = 1 },
+        { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY }, .flags = ~OPENER_REPLY_ALL },
+        { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY }, .flags = OPENER_HAS_FD },
+        { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY }, .size_bytes = UINT64_MAX },
+    };
+    struct fixture *f = *state;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(lies); i++) {
+        struct opener_task *task = new_task(f);
+
+        ask(f, task, 5000);
+        assert_int_equal(send(f->children[i], &lies[i], sizeof(lies[i]), MSG_NOSIGNAL), sizeof(lies[i]));
+        run_for(f, 5);
+        assert_int_equal(f->answers, i + 1);
+        assert_int_equal(f->last.code, -EPIPE);
+    }
+}
+
+static void test_the_end_waits_for_the_child_to_close_what_it_has(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task = new_task(f);
+
+    ask(f, task, 5000);
+    opener_task_end(task, ended, f);
+    assert_int_equal(f->answers, 1); /* it was dropped */
+    assert_int_equal(f->last.code, -ECANCELED);
+    say(f, 0, OPENER_REPLY, 0, 0); /* the child was at it */
+    assert_int_equal(f->ended, 0);
+    close_fd(&f->children[0]);
+    run_for(f, 5);
+    assert_int_equal(f->ended, 1);
+    assert_true(f->closed);
+    assert_int_equal(f->answers, 1);
+}
+
+static void test_the_end_does_not_wait_for_a_child_that_hangs(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task = new_task(f);
+
+    ask(f, task, 10);
+    run_for(f, 30);
+    opener_task_end(task, ended, f);
+    run_for(f, 20);
+    assert_int_equal(f->ended, 1);
+    assert_false(f->closed);
+    close_fd(&f->children[0]); /* it goes on, and is heard of no more */
+    run_for(f, 5);
+    assert_int_equal(f->ended, 1);
+}
+
+static void test_a_bounded_number_of_children_hangs(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task;
+    struct error err = { 0 };
+
+    for (unsigned i = 0; i < OPENER_LATE_MAX; i++)
+        ask(f, new_task(f), 10);
+    run_for(f, 100);
+    assert_int_equal(f->answers, OPENER_LATE_MAX);
+    assert_int_equal(opener_task_new(f->monitor.opener, &ops, f, &task, &err), -EBUSY);
+    assert_non_null(strstr(err.text, "do not answer"));
+    say(f, 3, OPENER_REPLY, 0, 0);
+    new_task(f);
+}
+
+int main(void)
+{
+#define OPENER_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        OPENER_TEST(test_requests_are_carried_out_one_after_the_other),
+        OPENER_TEST(test_a_request_that_is_late_is_answered_and_its_child_heard_of_later),
+        OPENER_TEST(test_what_is_forgotten_is_not_told_of),
+        OPENER_TEST(test_a_path_is_opened_if_it_is_found_good),
+        OPENER_TEST(test_a_path_that_is_found_bad_is_not),
+        OPENER_TEST(test_a_child_that_dies_is_the_answer),
+        OPENER_TEST(test_errors_in_what_a_child_says_end_it),
+        OPENER_TEST(test_the_end_waits_for_the_child_to_close_what_it_has),
+        OPENER_TEST(test_the_end_does_not_wait_for_a_child_that_hangs),
+        OPENER_TEST(test_a_bounded_number_of_children_hangs),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

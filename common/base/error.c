@@ -13,7 +13,8 @@ static const char *const class_names[ERROR_CLASS_MAX] = {
     [ERROR_CLASS_KVM_MISSING_CAP] = "KVMMissingCap",
 };
 
-static void _printf_(4, 0) error_fill(struct error *err, int code, enum error_class class, const char *fmt, va_list args)
+static void _printf_(4, 0)
+    error_fill(struct error *err, int code, enum error_class class, const char *fmt, va_list args)
 {
     if (err == NULL)
         return;
@@ -57,6 +58,17 @@ int error_prepend(struct error *err, const char *fmt, ...)
     /* A cut text is still a text: context first, since it names the object at fault. */
     if (snprintf(err->text, sizeof(err->text), "%s: %s", context, text) >= (int)sizeof(err->text))
         err->text[sizeof(err->text) - 1] = '\0';
+    return err->code;
+}
+
+int error_append(struct error *err, const char *fmt, ...)
+{
+    size_t len = strlen(err->text);
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(err->text + len, sizeof(err->text) - len, fmt, args);
+    va_end(args);
     return err->code;
 }
 

@@ -39,6 +39,9 @@ int error_set_class(struct error *err, int code, enum error_class class, const c
 /* Put "context: " before the text. Returns err's code, so that it can end a function. */
 int error_prepend(struct error *err, const char *fmt, ...) _printf_(2, 3);
 
+/* Put more behind the text. Returns err's code. */
+int error_append(struct error *err, const char *fmt, ...) _printf_(2, 3);
+
 /* The name of a class as QMP spells it. */
 const char *error_class_name(enum error_class class);
 

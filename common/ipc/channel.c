@@ -14,7 +14,8 @@ int channel_new(int *ret_monitor_end, int *ret_worker_end, struct error *err)
     int ends[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
-        return error_set(err, -errno, "cannot create a control socket: %s", strerror(errno));
+        return error_set(err, -errno, "cannot create a control socket: %s%s", strerror(errno),
+                         errno == EMFILE ? " (LimitNOFILE=, ulimit -n)" : "");
     *ret_monitor_end = ends[0];
     *ret_worker_end = ends[1];
     return 0;

@@ -11,6 +11,7 @@
 
 #include "monitor/export/export.h"
 #include "monitor/graph/locks.h"
+#include "monitor/graph/node.h"
 #include "monitor/monitor.h"
 
 /* What a request adds to the users of the image: while it is carried out, and for good if it succeeds. */
@@ -117,6 +118,20 @@ static void take_reply(struct image_operation *operation, const struct opener_re
         count(image, &operation->afterwards);
 }
 
+/* That it is one of our own nodes which is in the way the opener's child cannot know. */
+static void name_our_user(const struct image *image, struct error *err)
+{
+    const struct graph_node *node = graph_first(image->monitor->graph);
+
+    for (; node != NULL; node = graph_next(node)) {
+        if (node->image != NULL && node->image != image && node->image->users > 0 &&
+            strcmp(node->image->filename, image->filename) == 0) {
+            error_append(err, "; node '%s' of this program uses it", node->name);
+            return;
+        }
+    }
+}
+
 /* Texts of the opener's children name the file, others do not. */
 static struct error failure(const struct image_operation *operation, const struct opener_reply *reply)
 {
@@ -124,6 +139,8 @@ static struct error failure(const struct image_operation *operation, const struc
     struct error err = { .code = reply->code };
 
     memcpy(err.text, reply->text, sizeof(err.text));
+    if (err.code == -EAGAIN)
+        name_our_user(operation->image, &err);
     if (strstr(err.text, filename) == NULL)
         error_prepend(&err, operation->opens ? "could not open '%s'" : "'%s'", filename);
     return err;
@@ -172,8 +189,7 @@ void image_forget(struct image *image, const void *opaque)
 {
     struct image_operation *operation;
 
-    LIST_FOREACH(operation, &image->operations, link)
-    {
+    LIST_FOREACH (operation, &image->operations, link) {
         if (operation->opaque != opaque || operation->done == NULL)
             continue;
         operation->done = NULL;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "common/ipc/channel.h"
+#include "monitor/opener/reason.h"
 
 static bool is_string(const char *text, size_t size)
 {
@@ -87,8 +88,10 @@ int child_find(struct child *child, const char *path, int *ret_path_fd, struct e
     unsigned fd_count;
     int fds[OPENER_FDS_MAX];
 
-    if (path_fd < 0)
-        return error_set(err, -errno, "could not open '%s': %s", path, strerror(errno));
+    if (path_fd < 0) {
+        error_set(err, -errno, "could not open '%s': %s", path, strerror(errno));
+        return err->code == -EACCES ? reason_add_folder(path, err) : err->code;
+    }
     if (statx(path_fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE, &stx) < 0)
         return error_set(err, -errno, "could not look at '%s': %s", path, strerror(errno));
     found.device = makedev(stx.stx_dev_major, stx.stx_dev_minor);

@@ -15,6 +15,8 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
+#include "monitor/opener/reason.h"
+
 static bool is_device(const struct held_image *image)
 {
     return (image->flags & OPENER_DEVICE) != 0;
@@ -66,18 +68,19 @@ static int check_type(const struct held_image *image, mode_t mode, struct error 
                      is_device(image) || !(S_ISBLK(mode) || S_ISCHR(mode)) ? "" : " (use host_device)");
 }
 
-static int open_failed(const struct held_image *image, int r, bool read_only, struct error *err)
+static int open_failed(const struct held_image *image, int path_fd, int r, bool read_only, struct error *err)
 {
-    const char *hint = "";
-
-    if (r == -EINVAL && is_direct(image))
-        hint = " (its file system has no O_DIRECT: leave out cache.direct)";
-    else if (r == -EROFS && is_device(image))
+    if (r == -EROFS && is_device(image))
         return error_set(err, r, "could not open '%s': the device is set read-only (set read-only or auto-read-only)",
                          image->path);
-    else if (!read_only && (r == -EACCES || r == -EPERM || r == -EROFS))
-        hint = " (it may not be written: set read-only or auto-read-only)";
-    return error_set(err, r, "could not open '%s': %s%s", image->path, strerror(-r), hint);
+    error_set(err, r, "could not open '%s': %s", image->path, strerror(-r));
+    if (r == -EINVAL && is_direct(image))
+        return error_append(err, " (its file system has no O_DIRECT: leave out cache.direct)");
+    if (r == -EACCES)
+        return reason_add_file(path_fd, !read_only, err);
+    if (!read_only && (r == -EPERM || r == -EROFS))
+        return error_append(err, " (it may not be written: set read-only or auto-read-only)");
+    return r;
 }
 
 /* Non-blocking, since opening some character devices waits for a peer; for files and block devices it means nothing. */
@@ -117,7 +120,7 @@ static int open_checked(const struct held_image *image, int path_fd, bool *ret_r
         fd = open_for(image, path_fd, read_only);
     }
     if (fd < 0)
-        return open_failed(image, fd, read_only, err);
+        return open_failed(image, path_fd, fd, read_only, err);
     *ret_read_only = read_only;
     return fd;
 }
@@ -204,7 +207,11 @@ int held_image_lock(struct held_image *image, uint32_t uses, uint32_t unshared, 
 {
     int r = image_lock_set(&image->lock, image->fd, uses, unshared, err);
 
-    return r < 0 ? error_prepend(err, "'%s'", image->path) : 0;
+    if (r == 0 || err == NULL)
+        return r;
+    if (r == -EAGAIN)
+        reason_add_lock_holder(image->fd, err);
+    return error_prepend(err, "'%s'", image->path);
 }
 
 /* ---- Resizing ---- */

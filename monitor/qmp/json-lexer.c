@@ -5,7 +5,9 @@
  * is built here, while reading (json-tree.c), so that there are no two readers that could differ. What is held of a
  * message is bounded by the limits in the header.
  *
- * After an error only brackets are counted until the broken message is over.
+ * There are two kinds of errors. What breaks the grammar breaks its message: the rest of it is read on as tokens, of
+ * which only brackets count, and the error is told once at its end. A character that is part of no token ends the
+ * message at once, and what follows is skipped up to a structural character or a line's end.
  */
 #include "monitor/qmp/json-lexer.h"
 
@@ -21,14 +23,31 @@
 enum token_state {
     TOKEN_NONE,
     TOKEN_STRING,
-    TOKEN_ESCAPE,  /* after a backslash */
-    TOKEN_HEX,     /* in the four digits of \u */
-    TOKEN_WORD,    /* number, true, false, null */
-    TOKEN_GARBAGE, /* after an error outside of brackets */
+    TOKEN_ESCAPE, /* after a backslash */
+    TOKEN_HEX,    /* in the four digits of \u */
+    TOKEN_NUMBER,
+    TOKEN_WORD,     /* true, false, null */
+    TOKEN_RECOVERY, /* after a character that is part of no token */
+};
+
+/* RFC 8259, section 6: what of a number has been seen. */
+enum number_state {
+    NUMBER_MINUS,
+    NUMBER_ZERO,
+    NUMBER_DIGITS,
+    NUMBER_POINT,
+    NUMBER_FRACTION,
+    NUMBER_E,
+    NUMBER_SIGN,
+    NUMBER_EXPONENT,
+    NUMBER_STATES,
+    NUMBER_END = NUMBER_STATES, /* the character is no part of it */
+    NUMBER_WRONG,               /* neither may it end there */
 };
 
 struct json_lexer {
     enum token_state token;
+    enum number_state number;
     char quote;          /* that ends the string */
     unsigned hex_digits; /* seen of \u */
     uint32_t hex_value;
@@ -36,21 +55,23 @@ struct json_lexer {
     unsigned utf8_left;      /* continuation bytes to come */
     uint8_t utf8_min;        /* range of the next one */
     uint8_t utf8_max;
-    char *text; /* string so far, unescaped, not terminated; or word */
+    char *text; /* string so far, unescaped, not terminated; or number or word */
     size_t text_len;
     size_t text_size;
     size_t message_bytes; /* since the first byte of the message */
 
     struct json_tree tree;
+    ssize_t open_braces; /* less closed ones */
+    ssize_t open_brackets;
 
-    bool skipping; /* after an error within brackets, so many of which are open */
-    size_t open_braces;
-    size_t open_brackets;
+    bool broken;          /* the message breaks a rule, and the tree is empty */
+    bool told;            /* of which the client knows already */
+    struct error problem; /* which one */
 
     struct error *err; /* of the call that is running */
 };
 
-/* ---- Errors and skipping ---- */
+/* ---- Errors ---- */
 
 /* Known-good: between two messages. */
 static void reset(struct json_lexer *lexer)
@@ -60,71 +81,80 @@ static void reset(struct json_lexer *lexer)
     lexer->utf8_left = 0;
     lexer->high_surrogate = 0;
     lexer->message_bytes = 0;
-    lexer->skipping = false;
+    lexer->open_braces = lexer->open_brackets = 0;
+    lexer->broken = lexer->told = false;
     free_wiped(lexer->text);
     lexer->text = NULL;
     lexer->text_len = lexer->text_size = 0;
 }
 
-/* Where the characters are once the message is broken: a string goes on, so that brackets in it do not count. */
-static enum token_state token_while_skipping(enum token_state token)
+/* A character that belongs nowhere: the message is over. */
+static int reject(struct json_lexer *lexer, const char *problem)
 {
-    return token == TOKEN_STRING || token == TOKEN_ESCAPE || token == TOKEN_HEX ? TOKEN_STRING : TOKEN_NONE;
+    error_set(lexer->err, -EINVAL, "invalid JSON at byte %zu: %s", lexer->message_bytes, problem);
+    reset(lexer);
+    lexer->token = TOKEN_RECOVERY;
+    return -EINVAL;
 }
 
-/* The message is broken: say so, and skip what is left of it. */
-static int fail(struct json_lexer *lexer, const char *problem)
+/* The first rule that the message breaks; what is left of it only matters for its brackets. */
+static void break_message(struct json_lexer *lexer, int code, const char *problem)
 {
-    int code = problem == json_out_of_memory ? -ENOMEM : -EINVAL;
-
-    error_set(lexer->err, code, "invalid JSON at byte %zu: %s", lexer->message_bytes, problem);
-    lexer->open_braces = lexer->open_brackets = 0;
-    for (unsigned i = 0; i < lexer->tree.depth; i++) {
-        if (cJSON_IsObject(lexer->tree.stack[i]))
-            lexer->open_braces++;
-        else
-            lexer->open_brackets++;
-    }
-    lexer->skipping = lexer->tree.depth > 0;
-    lexer->token = lexer->skipping ? token_while_skipping(lexer->token) : TOKEN_GARBAGE;
+    if (lexer->broken)
+        return;
+    error_set(&lexer->problem, code, "invalid JSON at byte %zu: %s", lexer->message_bytes, problem);
+    lexer->broken = true;
     json_tree_clear(&lexer->tree);
     lexer->text_len = 0;
     lexer->utf8_left = 0;
     lexer->high_surrogate = 0;
-    return code;
 }
 
+/* Once for each message: what is wrong with it. */
+static int tell(struct json_lexer *lexer)
+{
+    if (lexer->told)
+        return 0;
+    lexer->told = true;
+    if (lexer->err != NULL)
+        *lexer->err = lexer->problem;
+    return lexer->problem.code;
+}
+
+/* What a message could exceed and go on for long. */
+static bool is_limit(const char *problem)
+{
+    return problem == json_out_of_memory || problem == json_too_deep || problem == json_too_many_values ||
+           problem == json_too_many_members;
+}
+
+/* What the tree says of a token. With too many brackets to count none counts as open any more. */
 static int check(struct json_lexer *lexer, const char *problem)
 {
-    return problem != NULL ? fail(lexer, problem) : 0;
+    int r = 0;
+
+    if (problem == NULL || lexer->broken)
+        return 0;
+    break_message(lexer, problem == json_out_of_memory ? -ENOMEM : -EINVAL, problem);
+    if (is_limit(problem))
+        r = tell(lexer);
+    if (problem == json_too_deep)
+        reset(lexer);
+    return r;
 }
 
-/* A byte of a message that is broken and was inside brackets: only brackets outside of strings count. */
-static void skip_byte(struct json_lexer *lexer, uint8_t c)
+/* A token is complete: a broken message may be over with it. */
+static int after_token(struct json_lexer *lexer)
 {
-    bool over = false;
+    bool inside =
+        lexer->open_braces >= 0 && lexer->open_brackets >= 0 && (lexer->open_braces > 0 || lexer->open_brackets > 0);
+    int r = 0;
 
-    if (lexer->token == TOKEN_ESCAPE) {
-        lexer->token = TOKEN_STRING;
-    } else if (lexer->token == TOKEN_STRING) {
-        if (c == '\\')
-            lexer->token = TOKEN_ESCAPE;
-        else if (c == (uint8_t)lexer->quote || c == '\n' || c == '\r')
-            lexer->token = TOKEN_NONE; /* no string goes over a line's end: that one was never closed */
-    } else if (c == '"' || c == '\'') {
-        lexer->token = TOKEN_STRING;
-        lexer->quote = (char)c;
-    } else if (c == '{') {
-        lexer->open_braces++;
-    } else if (c == '[') {
-        lexer->open_brackets++;
-    } else if (c == '}') {
-        over = lexer->open_braces == 0 || --lexer->open_braces + lexer->open_brackets == 0;
-    } else if (c == ']') {
-        over = lexer->open_brackets == 0 || --lexer->open_brackets + lexer->open_braces == 0;
-    }
-    if (over)
+    if (lexer->broken && !inside) {
+        r = tell(lexer);
         reset(lexer);
+    }
+    return r;
 }
 
 /* ---- Strings ---- */
@@ -136,7 +166,7 @@ static int append(struct json_lexer *lexer, const char *bytes, size_t len_bytes)
         char *text = malloc(size); /* realloc() leaves a copy behind */
 
         if (text == NULL)
-            return fail(lexer, json_out_of_memory);
+            return check(lexer, json_out_of_memory);
         if (lexer->text_len > 0)
             memcpy(text, lexer->text, lexer->text_len);
         free_wiped(lexer->text);
@@ -172,15 +202,25 @@ static int finish_hex(struct json_lexer *lexer)
     lexer->token = TOKEN_STRING;
     lexer->high_surrogate = 0;
     if (is_low != (high != 0))
-        return fail(lexer, "a surrogate is alone");
+        return check(lexer, "a surrogate is alone");
     if (is_low)
         return append_codepoint(lexer, 0x10000 + ((high - 0xd800) << 10) + (c - 0xdc00));
     if (c == 0)
-        return fail(lexer, "\\u0000 is not allowed");
+        return check(lexer, "\\u0000 is not allowed");
     if (c < 0xd800 || c > 0xdbff)
         return append_codepoint(lexer, c);
     lexer->high_surrogate = c;
     return 0;
+}
+
+static int feed_string(struct json_lexer *lexer, uint8_t c);
+
+/* The string goes on behind what is wrong in it. */
+static int break_string(struct json_lexer *lexer, uint8_t c, const char *problem)
+{
+    check(lexer, problem);
+    lexer->token = TOKEN_STRING;
+    return feed_string(lexer, c);
 }
 
 static int feed_hex(struct json_lexer *lexer, uint8_t c)
@@ -188,7 +228,7 @@ static int feed_hex(struct json_lexer *lexer, uint8_t c)
     int digit = isdigit(c) ? c - '0' : tolower(c) - 'a' + 10;
 
     if (!isxdigit(c))
-        return fail(lexer, "\\u needs four hexadecimal digits");
+        return break_string(lexer, c, "\\u needs four hexadecimal digits");
     lexer->hex_value = lexer->hex_value << 4 | (uint32_t)digit;
     return ++lexer->hex_digits == 4 ? finish_hex(lexer) : 0;
 }
@@ -200,6 +240,8 @@ static int feed_escape(struct json_lexer *lexer, uint8_t c)
     const char *p = memchr(letters, c, sizeof(letters) - 1);
 
     lexer->token = TOKEN_STRING;
+    if (lexer->broken)
+        return 0;
     if (c == 'u') {
         lexer->token = TOKEN_HEX;
         lexer->hex_digits = 0;
@@ -207,9 +249,9 @@ static int feed_escape(struct json_lexer *lexer, uint8_t c)
         return 0;
     }
     if (lexer->high_surrogate != 0)
-        return fail(lexer, "a surrogate is alone");
+        return check(lexer, "a surrogate is alone");
     if (p == NULL)
-        return fail(lexer, "a backslash is followed by what cannot be escaped");
+        return check(lexer, "a backslash is followed by what cannot be escaped");
     return append(lexer, &meanings[p - letters], 1);
 }
 
@@ -219,7 +261,7 @@ static int begin_utf8(struct json_lexer *lexer, uint8_t c)
     char byte = (char)c;
 
     if (c < 0xc2 || c > 0xf4)
-        return fail(lexer, "the text is not UTF-8");
+        return check(lexer, "the text is not UTF-8");
     lexer->utf8_left = c < 0xe0 ? 1 : (c < 0xf0 ? 2 : 3);
     lexer->utf8_min = c == 0xe0 ? 0xa0 : (c == 0xf0 ? 0x90 : 0x80); /* no overlong forms */
     lexer->utf8_max = c == 0xed ? 0x9f : (c == 0xf4 ? 0x8f : 0xbf); /* no surrogates, nothing above U+10FFFF */
@@ -231,7 +273,7 @@ static int continue_utf8(struct json_lexer *lexer, uint8_t c)
     char byte = (char)c;
 
     if (c < lexer->utf8_min || c > lexer->utf8_max)
-        return fail(lexer, "the text is not UTF-8");
+        return break_string(lexer, c, "the text is not UTF-8");
     lexer->utf8_left--;
     lexer->utf8_min = 0x80;
     lexer->utf8_max = 0xbf;
@@ -240,9 +282,13 @@ static int continue_utf8(struct json_lexer *lexer, uint8_t c)
 
 static int finish_string(struct json_lexer *lexer)
 {
+    int r = 0;
+
     lexer->token = TOKEN_NONE;
-    return check(lexer,
-                 json_tree_string(&lexer->tree, strndup(lexer->text != NULL ? lexer->text : "", lexer->text_len)));
+    if (!lexer->broken)
+        r = check(lexer,
+                  json_tree_string(&lexer->tree, strndup(lexer->text != NULL ? lexer->text : "", lexer->text_len)));
+    return r < 0 ? r : after_token(lexer);
 }
 
 static int feed_string(struct json_lexer *lexer, uint8_t c)
@@ -252,162 +298,204 @@ static int feed_string(struct json_lexer *lexer, uint8_t c)
     if (lexer->utf8_left > 0)
         return continue_utf8(lexer, c);
     if (lexer->high_surrogate != 0 && c != '\\')
-        return fail(lexer, "a surrogate is alone");
-    if (c < 0x20)
-        return fail(lexer, "a control character in a string must be escaped");
+        return break_string(lexer, c, "a surrogate is alone");
     if (c == (uint8_t)lexer->quote)
         return finish_string(lexer);
-    if (c >= 0x80)
-        return begin_utf8(lexer, c);
-    if (c != '\\')
-        return append(lexer, &byte, 1);
-    lexer->token = TOKEN_ESCAPE;
-    return 0;
+    if (c == '\\') {
+        lexer->token = TOKEN_ESCAPE;
+        return 0;
+    }
+    if (lexer->broken)
+        return 0;
+    return c >= 0x80 ? begin_utf8(lexer, c) : append(lexer, &byte, 1);
 }
 
 static int begin_string(struct json_lexer *lexer, uint8_t quote)
 {
-    int r = check(lexer, json_tree_check_string(&lexer->tree));
-
-    if (r < 0)
-        return r;
     lexer->token = TOKEN_STRING;
     lexer->quote = (char)quote;
     lexer->text_len = 0;
-    return 0;
+    return lexer->broken ? 0 : check(lexer, json_tree_check_string(&lexer->tree));
 }
 
-/* ---- Other tokens ---- */
+/* ---- Numbers and words ---- */
+
+static enum number_state number_step(enum number_state state, uint8_t c)
+{
+    enum { ZERO, DIGIT, POINT, E, SIGN, OTHER, CLASSES };
+    static const uint8_t steps[NUMBER_STATES][CLASSES] = {
+        [NUMBER_MINUS] = { NUMBER_ZERO, NUMBER_DIGITS, NUMBER_WRONG, NUMBER_WRONG, NUMBER_WRONG, NUMBER_WRONG },
+        [NUMBER_ZERO] = { NUMBER_WRONG, NUMBER_WRONG, NUMBER_POINT, NUMBER_E, NUMBER_END, NUMBER_END },
+        [NUMBER_DIGITS] = { NUMBER_DIGITS, NUMBER_DIGITS, NUMBER_POINT, NUMBER_E, NUMBER_END, NUMBER_END },
+        [NUMBER_POINT] = { NUMBER_FRACTION, NUMBER_FRACTION, NUMBER_WRONG, NUMBER_WRONG, NUMBER_WRONG, NUMBER_WRONG },
+        [NUMBER_FRACTION] = { NUMBER_FRACTION, NUMBER_FRACTION, NUMBER_END, NUMBER_E, NUMBER_END, NUMBER_END },
+        [NUMBER_E] = { NUMBER_EXPONENT, NUMBER_EXPONENT, NUMBER_WRONG, NUMBER_WRONG, NUMBER_SIGN, NUMBER_WRONG },
+        [NUMBER_SIGN] = { NUMBER_EXPONENT, NUMBER_EXPONENT, NUMBER_WRONG, NUMBER_WRONG, NUMBER_WRONG, NUMBER_WRONG },
+        [NUMBER_EXPONENT] = { NUMBER_EXPONENT, NUMBER_EXPONENT, NUMBER_END, NUMBER_END, NUMBER_END, NUMBER_END },
+    };
+    unsigned class = c == '0' ? ZERO : (isdigit(c) ? DIGIT : OTHER);
+
+    if (c == '.')
+        class = POINT;
+    else if (c == 'e' || c == 'E')
+        class = E;
+    else if (c == '+' || c == '-')
+        class = SIGN;
+    return steps[state][class];
+}
+
+/* Whether the byte is behind the number or word that is being read, and not part of it. */
+static bool ends_token(const struct json_lexer *lexer, uint8_t c)
+{
+    return (lexer->token == TOKEN_NUMBER && number_step(lexer->number, c) == NUMBER_END) ||
+           (lexer->token == TOKEN_WORD && (c < 'a' || c > 'z'));
+}
+
+static int append_to_token(struct json_lexer *lexer, uint8_t c)
+{
+    char byte = (char)c;
+
+    if (lexer->broken)
+        return 0;
+    return lexer->text_len == JSON_TOKEN_MAX ? check(lexer, "a number or word is too long") : append(lexer, &byte, 1);
+}
+
+static int feed_number(struct json_lexer *lexer, uint8_t c)
+{
+    lexer->number = number_step(lexer->number, c);
+    return lexer->number == NUMBER_WRONG ? reject(lexer, "a number is malformed") : append_to_token(lexer, c);
+}
+
+static int begin_token(struct json_lexer *lexer, uint8_t c)
+{
+    lexer->token = c >= 'a' ? TOKEN_WORD : TOKEN_NUMBER;
+    lexer->number = c == '-' ? NUMBER_MINUS : (c == '0' ? NUMBER_ZERO : NUMBER_DIGITS);
+    lexer->text_len = 0;
+    return append_to_token(lexer, c);
+}
+
+static int finish_token(struct json_lexer *lexer)
+{
+    char text[JSON_TOKEN_MAX + 1];
+    int r = 0;
+
+    lexer->token = TOKEN_NONE;
+    if (!lexer->broken) {
+        memcpy(text, lexer->text, lexer->text_len);
+        text[lexer->text_len] = '\0';
+        r = check(lexer, json_tree_word(&lexer->tree, text));
+    }
+    return r < 0 ? r : after_token(lexer);
+}
+
+/* ---- Bytes ---- */
 
 static bool is_space(uint8_t c)
 {
     return c == ' ' || c == '\t' || c == '\r' || c == '\n';
 }
 
-static bool is_word(uint8_t c)
+static bool is_structural(uint8_t c)
 {
-    return c < 0x80 && (isalnum(c) || c == '-' || c == '+' || c == '.' || c == '_');
+    return c != '\0' && strchr("{}[],:", c) != NULL;
 }
 
-/* Bytes by which a client forces us into a known-good state. */
-static bool is_resync(uint8_t c)
+/* Bytes that are part of nothing, by which a client forces us into a known-good state. */
+static bool is_control(uint8_t c)
 {
-    return (c < 0x20 && !is_space(c)) || c >= 0xfe;
+    return c < 0x20 || c >= 0xfe;
 }
 
-static int feed_word(struct json_lexer *lexer, uint8_t c)
-{
-    char byte = (char)c;
-
-    if (lexer->text_len == JSON_TOKEN_MAX)
-        return fail(lexer, "a number or word is too long");
-    return append(lexer, &byte, 1);
-}
-
-static int finish_word(struct json_lexer *lexer)
-{
-    char text[JSON_TOKEN_MAX + 1];
-
-    memcpy(text, lexer->text, lexer->text_len);
-    text[lexer->text_len] = '\0';
-    lexer->token = TOKEN_NONE;
-    return check(lexer, json_tree_word(&lexer->tree, text));
-}
-
-static int begin_token(struct json_lexer *lexer, uint8_t c)
+static const char *feed_tree(struct json_lexer *lexer, uint8_t c)
 {
     switch (c) {
     case '{':
     case '[':
-        return check(lexer, json_tree_open(&lexer->tree, c == '{'));
+        return json_tree_open(&lexer->tree, c == '{');
     case '}':
     case ']':
-        return check(lexer, json_tree_close(&lexer->tree, c == '}'));
+        return json_tree_close(&lexer->tree, c == '}');
     case ',':
-        return check(lexer, json_tree_comma(&lexer->tree));
-    case ':':
-        return check(lexer, json_tree_colon(&lexer->tree));
-    case '"':
-    case '\'':
+        return json_tree_comma(&lexer->tree);
+    default:
+        return json_tree_colon(&lexer->tree);
+    }
+}
+
+static int feed_structural(struct json_lexer *lexer, uint8_t c)
+{
+    int r;
+
+    lexer->open_braces += (c == '{') - (c == '}');
+    lexer->open_brackets += (c == '[') - (c == ']');
+    r = lexer->broken ? 0 : check(lexer, feed_tree(lexer, c));
+    return r < 0 ? r : after_token(lexer);
+}
+
+/* Between tokens. */
+static int feed_between(struct json_lexer *lexer, uint8_t c)
+{
+    if (is_space(c))
+        return 0;
+    if (is_structural(c))
+        return feed_structural(lexer, c);
+    if (c == '"' || c == '\'')
         return begin_string(lexer, c);
-    default:
-        break;
+    if (c == '-' || isdigit(c) || (c >= 'a' && c <= 'z'))
+        return begin_token(lexer, c);
+    if (is_control(c))
+        return reject(lexer, c >= 0xfe ? "a byte that UTF-8 never has" : "a control character");
+    return reject(lexer, c < 0x80 ? "this character has no place here" : "a byte beyond ASCII outside of a string");
+}
+
+/* After a character that belonged nowhere. */
+static int feed_recovery(struct json_lexer *lexer, uint8_t c)
+{
+    if (!is_structural(c) && (!is_control(c) || c == '\t')) {
+        lexer->message_bytes = 0;
+        return 0;
     }
-    if (!is_word(c))
-        return fail(lexer, c < 0x80 ? "this character has no place here" : "a byte beyond ASCII outside of a string");
-    lexer->token = TOKEN_WORD;
-    lexer->text_len = 0;
-    return feed_word(lexer, c);
-}
-
-/* ---- Bytes ---- */
-
-/* A byte of a message that is not broken. */
-static int feed_byte(struct json_lexer *lexer, uint8_t c)
-{
-    if (lexer->message_bytes > JSON_MESSAGE_BYTES_MAX)
-        return fail(lexer, "the message is too long");
-    switch (lexer->token) {
-    case TOKEN_STRING:
-        return feed_string(lexer, c);
-    case TOKEN_ESCAPE:
-        return c >= 0x20 ? feed_escape(lexer, c) : fail(lexer, "a backslash at a line's end");
-    case TOKEN_HEX:
-        return feed_hex(lexer, c);
-    case TOKEN_WORD:
-        return feed_word(lexer, c);
-    default:
-        return is_space(c) ? 0 : begin_token(lexer, c);
-    }
-}
-
-/* A byte after an error outside of brackets. False: it begins a new message. */
-static bool skip_garbage(struct json_lexer *lexer, uint8_t c)
-{
-    if (c != '\n' && c != '\r' && c != '{')
-        return true;
-    reset(lexer);
-    lexer->message_bytes = c == '{';
-    return c != '{';
-}
-
-static int take_resync(struct json_lexer *lexer, uint8_t c)
-{
-    bool told = lexer->skipping || lexer->token == TOKEN_GARBAGE;
-    int r = 0;
-
-    if (!told)
-        r = fail(lexer, c >= 0xfe ? "a byte that UTF-8 never has" : "a control character");
-    reset(lexer);
-    return r;
+    lexer->token = TOKEN_NONE;
+    if (is_space(c))
+        lexer->message_bytes = 0;
+    return feed_between(lexer, c);
 }
 
 /* Take one byte; 0, or -errno for an error that is to be told. */
 static int take_byte(struct json_lexer *lexer, uint8_t c)
 {
-    enum token_state before = lexer->token;
-    int r;
+    bool in_string = lexer->token == TOKEN_STRING || lexer->token == TOKEN_ESCAPE || lexer->token == TOKEN_HEX;
 
-    if (is_resync(c))
-        return take_resync(lexer, c);
-    if (lexer->skipping) {
-        skip_byte(lexer, c);
-        return 0;
+    if (in_string && is_control(c))
+        return reject(lexer,
+                      c >= 0xfe ? "a byte that UTF-8 never has" : "a control character in a string must be escaped");
+    switch (lexer->token) {
+    case TOKEN_STRING:
+        return feed_string(lexer, c);
+    case TOKEN_ESCAPE:
+        return feed_escape(lexer, c);
+    case TOKEN_HEX:
+        return feed_hex(lexer, c);
+    case TOKEN_NUMBER:
+        return feed_number(lexer, c);
+    case TOKEN_WORD:
+        return append_to_token(lexer, c);
+    case TOKEN_RECOVERY:
+        return feed_recovery(lexer, c);
+    default:
+        return feed_between(lexer, c);
     }
-    if (lexer->token == TOKEN_GARBAGE && skip_garbage(lexer, c))
-        return 0;
-    r = feed_byte(lexer, c);
-    if (r < 0 && lexer->skipping) {
-        /* The byte that broke the message counts among what is skipped, unless it has done all it does. */
-        bool escaped = before == TOKEN_ESCAPE && c >= 0x20;
-        bool closed = before == TOKEN_STRING && lexer->token == TOKEN_NONE;
+}
 
-        if (!escaped && !closed)
-            skip_byte(lexer, c);
-    } else if (r < 0 && (c == '\n' || c == '\r')) {
-        reset(lexer);
-    }
-    return r;
+/* The byte is the next of a message, if it is not between two. A message without end is not only told of at its end. */
+static int count_byte(struct json_lexer *lexer, uint8_t c)
+{
+    if (lexer->message_bytes > 0 || !is_space(c))
+        lexer->message_bytes++;
+    if (lexer->message_bytes <= JSON_MESSAGE_BYTES_MAX)
+        return 0;
+    break_message(lexer, -EINVAL, "the message is too long");
+    return tell(lexer);
 }
 
 enum json_result json_lexer_feed(struct json_lexer *lexer, const char *data, size_t len_bytes, size_t *ret_used,
@@ -421,13 +509,14 @@ enum json_result json_lexer_feed(struct json_lexer *lexer, const char *data, siz
     while (used < len_bytes && r == 0 && value == NULL) {
         uint8_t c = (uint8_t)data[used];
 
-        if (lexer->token == TOKEN_WORD && !is_word(c)) {
-            r = finish_word(lexer); /* the byte that ends a word is not part of it */
+        if (ends_token(lexer, c)) {
+            r = finish_token(lexer);
         } else {
-            used++;
-            if (lexer->message_bytes > 0 || !is_space(c))
-                lexer->message_bytes++;
-            r = take_byte(lexer, c);
+            r = count_byte(lexer, c);
+            if (r == 0) {
+                used++;
+                r = take_byte(lexer, c);
+            }
         }
         if (r == 0)
             value = json_tree_take(&lexer->tree);
@@ -458,7 +547,7 @@ void json_lexer_free(struct json_lexer *lexer)
 
 bool json_lexer_is_inside(const struct json_lexer *lexer)
 {
-    return lexer->skipping || lexer->tree.depth > 0 || (lexer->token != TOKEN_NONE && lexer->token != TOKEN_GARBAGE);
+    return lexer->message_bytes > 0;
 }
 
 /* ---- A whole text ---- */
@@ -486,11 +575,13 @@ int json_parse(const char *text, size_t len_bytes, struct cJSON **ret_value, str
     result = json_lexer_feed(lexer, text, len_bytes, &used, &value, err);
     if (result == JSON_MORE) /* what follows a number or word at the very end completes it */
         result = json_lexer_feed(lexer, "\n", 1, &ignored, &value, err);
+    if (result == JSON_MORE && lexer->broken)
+        *err = lexer->problem;
+    else if (result == JSON_MORE)
+        error_set(err, -EINVAL, "invalid JSON: it ends too early");
     json_lexer_free(lexer);
-    if (result == JSON_ERROR)
+    if (result != JSON_VALUE)
         return -EINVAL;
-    if (result == JSON_MORE)
-        return error_set(err, -EINVAL, "invalid JSON: it ends too early");
     if (more_follows(text + used, len_bytes - used)) {
         cJSON_Delete(value);
         return error_set(err, -EINVAL, "invalid JSON at byte %zu: there is more after the value", used + 1);

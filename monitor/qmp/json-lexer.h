@@ -12,10 +12,10 @@ struct cJSON;
 struct json_lexer;
 
 #define JSON_MESSAGE_BYTES_MAX (256u << 10) /* of one top-level value */
-#define JSON_DEPTH_MAX         64
+#define JSON_DEPTH_MAX         1024
 #define JSON_VALUES_MAX        16384 /* of one top-level value, all levels counted */
 #define JSON_MEMBERS_MAX       256   /* of one object */
-#define JSON_TOKEN_MAX         64    /* bytes of a number or word */
+#define JSON_TOKEN_MAX         1024  /* bytes of a number or word */
 
 enum json_result {
     JSON_MORE,  /* all bytes are used, the value is not complete */
@@ -33,9 +33,11 @@ void json_lexer_free(struct json_lexer *lexer);
  * Numbers are exact: one that was written with a fraction or an exponent, or whose integer a double may not hold (2^53
  * and beyond), carries its text in valuestring; any other has none and is the integer valuedouble.
  *
- * After an error the rest of the broken message is skipped silently: up to its closing bracket when it was inside one,
- * else to the end of the line or the next '{'. An ASCII control character other than tab, CR and LF, and the bytes 0xFE
- * and 0xFF, always lead to a known-good state (qmp-spec, "Forcing the JSON parser into known-good state").
+ * A message that breaks the grammar or a limit is one error, which comes when its brackets are closed (or when nothing
+ * says that they will ever be). A character that is part of no token is an error at once and ends its message; what
+ * follows is skipped up to one of {}[],: or a line's end. Such characters are also control characters and the bytes
+ * 0xFE and 0xFF anywhere, and so every client has a way to a known-good state (qmp-spec, "Forcing the JSON parser into
+ * known-good state").
  */
 enum json_result json_lexer_feed(struct json_lexer *lexer, const char *data, size_t len_bytes, size_t *ret_used,
                                  struct cJSON **ret_value, struct error *err);

@@ -13,6 +13,9 @@
 #include <cjson/cJSON.h>
 
 const char json_out_of_memory[] = "out of memory";
+const char json_too_deep[] = "values are nested too deeply";
+const char json_too_many_values[] = "the message has too many values";
+const char json_too_many_members[] = "an object has too many members";
 
 static struct cJSON *top(const struct json_tree *tree)
 {
@@ -72,7 +75,7 @@ static const char *add_value(struct json_tree *tree, struct cJSON *item)
         }
     }
     tree->expect = JSON_EXPECT_COMMA_OR_END;
-    return ++tree->values > JSON_VALUES_MAX ? "the message has too many values" : NULL;
+    return ++tree->values > JSON_VALUES_MAX ? json_too_many_values : NULL;
 }
 
 const char *json_tree_open(struct json_tree *tree, bool object)
@@ -83,7 +86,7 @@ const char *json_tree_open(struct json_tree *tree, bool object)
     if (!value_may_come(tree))
         return expectation(tree);
     if (tree->depth == JSON_DEPTH_MAX)
-        return "values are nested too deeply";
+        return json_too_deep;
     item = object ? cJSON_CreateObject() : cJSON_CreateArray();
     problem = add_value(tree, item);
     if (problem != NULL)
@@ -136,7 +139,7 @@ static const char *check_key(struct json_tree *tree, const char *key)
         }
         count++;
     }
-    return count >= JSON_MEMBERS_MAX ? "an object has too many members" : NULL;
+    return count >= JSON_MEMBERS_MAX ? json_too_many_members : NULL;
 }
 
 const char *json_tree_string(struct json_tree *tree, char *text)
@@ -157,50 +160,15 @@ const char *json_tree_string(struct json_tree *tree, char *text)
 
 /* ---- Numbers and words ---- */
 
-static const char *skip_digits(const char *p)
-{
-    while (isdigit((unsigned char)*p))
-        p++;
-    return p;
-}
-
-/* RFC 8259, section 6. Says whether it is an integer by its spelling. */
-static bool number_is_valid(const char *text, bool *ret_integer)
-{
-    const char *p = text + (*text == '-');
-    const char *digits = p;
-
-    p = skip_digits(p);
-    if (p == digits || (*digits == '0' && p > digits + 1))
-        return false;
-    *ret_integer = *p == '\0';
-    if (*p == '.') {
-        digits = ++p;
-        p = skip_digits(p);
-        if (p == digits)
-            return false;
-    }
-    if (*p == 'e' || *p == 'E') {
-        p += p[1] == '+' || p[1] == '-' ? 2 : 1;
-        digits = p;
-        p = skip_digits(p);
-        if (p == digits)
-            return false;
-    }
-    return *p == '\0';
-}
-
 /* A double holds every integer up to 2^53, and none beyond for sure. */
 #define EXACT_INTEGER_MAX 9007199254740992.0
 
 static const char *add_number(struct json_tree *tree, const char *text)
 {
     double value = strtod(text, NULL);
+    bool integer = text[strcspn(text, ".eE")] == '\0';
     struct cJSON *item;
-    bool integer;
 
-    if (!number_is_valid(text, &integer))
-        return "a number is malformed";
     if (!isfinite(value))
         return "a number is too large";
     item = cJSON_CreateNumber(value);
@@ -247,8 +215,10 @@ struct cJSON *json_tree_take(struct json_tree *tree)
 
 void json_tree_clear(struct json_tree *tree)
 {
-    for (unsigned i = 0; i < JSON_DEPTH_MAX; i++)
-        free_wiped(tree->keys[i]);
+    for (unsigned i = 0; i < tree->depth; i++)
+        free_wiped(TAKE_PTR(tree->keys[i]));
     cJSON_Delete(tree->root);
-    memset(tree, 0, sizeof(*tree));
+    tree->root = NULL;
+    tree->depth = tree->values = 0;
+    tree->expect = JSON_EXPECT_VALUE;
 }

@@ -29,7 +29,11 @@ struct json_tree {
     char problem[100];
 };
 
+/* Those that the lexer tells from others. */
 extern const char json_out_of_memory[];
+extern const char json_too_deep[];
+extern const char json_too_many_values[];
+extern const char json_too_many_members[];
 
 const char *json_tree_open(struct json_tree *tree, bool object);
 const char *json_tree_close(struct json_tree *tree, bool object);
@@ -37,7 +41,7 @@ const char *json_tree_comma(struct json_tree *tree);
 const char *json_tree_colon(struct json_tree *tree);
 /* A string, as a value or a member's name; takes text over, NULL: out of memory. */
 const char *json_tree_string(struct json_tree *tree, char *text);
-/* A number, true, false or null; at most JSON_TOKEN_MAX bytes. */
+/* A well-formed number, or a word; at most JSON_TOKEN_MAX bytes. */
 const char *json_tree_word(struct json_tree *tree, const char *text);
 
 /*

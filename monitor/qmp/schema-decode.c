@@ -26,6 +26,7 @@ struct path {
     const struct path *parent;
     const char *name; /* NULL: an array's element */
     size_t index;
+    unsigned depth; /* of parents */
 };
 
 struct decoder {
@@ -75,7 +76,7 @@ static int fail(const struct decoder *decoder, const struct path *path, const ch
 
 static int fail_child(const struct decoder *decoder, const struct path *parent, const char *name, const char *what)
 {
-    struct path path = { parent, name, 0 };
+    struct path path = { parent, name, 0, parent->depth + 1 };
 
     return fail(decoder, &path, what);
 }
@@ -249,7 +250,7 @@ static int decode_member(const struct decoder *decoder, const struct path *path,
                          const struct cJSON *object, char *value)
 {
     const struct cJSON *json = cJSON_GetObjectItemCaseSensitive(object, member->name);
-    struct path child = { path, member->name, 0 };
+    struct path child = { path, member->name, 0, path->depth + 1 };
 
     if (json == NULL && !(member->flags & SCHEMA_OPTIONAL))
         return fail(decoder, &child, "is missing");
@@ -387,7 +388,7 @@ static int decode_array(const struct decoder *decoder, const struct path *path, 
     size_t max = type->count > 0 ? type->count : SCHEMA_ITEMS_MAX;
     size_t count = (size_t)cJSON_GetArraySize(json);
     struct schema_list list = { NULL, count };
-    struct path child = { path, NULL, 0 };
+    struct path child = { path, NULL, 0, path->depth + 1 };
     const struct cJSON *item;
     int r = 0;
 
@@ -429,6 +430,8 @@ static int decode_value(const struct decoder *decoder, const struct path *path, 
         [SCHEMA_ALTERNATE] = decode_alternate, [SCHEMA_ARRAY] = decode_array,   [SCHEMA_ANY] = decode_any,
     };
 
+    if (path->depth > SCHEMA_DEPTH_MAX)
+        return fail(decoder, path, "is nested too deeply");
     return by_kind[type->kind](decoder, path, type, json, slot);
 }
 
@@ -436,7 +439,7 @@ int schema_decode(const struct schema_type *type, const struct cJSON *json, enum
                   struct error *err)
 {
     struct decoder decoder = { form, err };
-    struct path top = { NULL, NULL, 0 };
+    struct path top = { NULL, NULL, 0, 0 };
     int r;
 
     memset(ret_value, 0, type->size_bytes);

@@ -40,6 +40,7 @@ enum schema_kind {
 
 /* How long an array that a client sends may be, unless its type says less. */
 #define SCHEMA_ITEMS_MAX 4096
+#define SCHEMA_DEPTH_MAX 64 /* of members within members */
 
 /* A list in C, for arrays of T. */
 #define SCHEMA_LIST(T)                                                                                                 \

@@ -214,6 +214,45 @@ def test_bad_json_is_an_error_and_the_session_resynchronises(session, text):
     assert "return" in reply
 
 
+# Bytes, and the classes of what comes before the answer to the command that follows them on the next line.
+E = "GenericError"
+RESYNCS = [
+    (b'{"execute": "a\x01b"}', [E, E]), (b'{"execute": "a\x00b"}', [E, E]), (b'{"execute": "a\tb"}', [E, E]),
+    (b'{"execute": "a\nb"}', [E, E]), (b'{"execute": "a\rb"}', [E, E]), (b'{"execute": "a\xffb"}', [E, E]),
+    (b'{"execute": "a\xfeb"}', [E, E]), (b'{"execute": "', [E]), (b"{'execute': 'a", [E]), (b'"abc', [E]),
+    (b'{"execute": \x01"query-version"}', [E, E]), (b'{"execute": \x1e"a"}\xff', [E, E, E]), (b'{"execute": \x7f"a"}', [E, E]),
+    (b'{"execute": \xc3"a"}\xff', [E, E, E]), (b'\x04\x04', [E, E]), (b'nul\xff', [E, E]), (b'}\xff', [E, E]), (b'@ "x" 1 y', [E]),
+    (b'{"a": 01}', [E, E]), (b'{"a": .5}', [E, E]), (b'{"a": NaN}', [E, E]), (b'{"a": 1.}', [E]), (b'{"a": -}', [E]),
+    (b'{"execute": quit}', [E]), (b'{]', [E]), (b'{[}]', [E]), (b'"x" 5 true', [E, E, E]), (b'{"execute": "\\ud800"}', [E]),
+    (b'{"execute": "\xc3"}', [E]), (b'{"execute": "nonsense"}, ]', ["CommandNotFound", E, E]), (b'[' * 1025, [E]),
+    (b'[' * 1024 + b'\x01', [E]), (b'{"execute": "query-version", "execute": "quit"}', [E]),
+]
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("text,classes", RESYNCS, ids=[repr(text)[2:40] for text, _ in RESYNCS])
+def test_reading_goes_on_where_qemu_goes_on(session, text, classes):
+    """As many errors, and then the next command is heard, without a resynchronising byte."""
+    session.send_raw(text + b"\n")
+    session.send({"execute": "query-version", "id": "after"})
+    replies = [session.reply() for _ in range(len(classes) + 1)]
+    assert [reply["error"]["class"] for reply in replies[:-1]] == classes
+    assert replies[-1]["id"] == "after" and "return" in replies[-1]
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("text,value", [
+    (b"[" * 500 + b"]" * 500, None), (b"1" * 300, None), (b"0." + b"1" * 300, None), (b"1.5e3", 1500), (b"-0.0", 0),
+    (b"1e-400", 0), (b"18446744073709551615", 2**64 - 1), (b"-9223372036854775808", -2**63), (b'"\x7f"', "\x7f"),
+    (b'"\xf0\x9f\x98\x80"', "\U0001F600"), (b"'it\\'s'", "it's"), (b"'\"'", '"'), (b'"\'"', "'"), (b'"\\/"', "/"),
+], ids=lambda arg: repr(arg)[2:22])
+def test_an_unusual_id_comes_back(session, text, value):
+    session.send_raw(b'{"execute": "query-version", "id": ' + text + b"}\n")
+    reply = session.reply()
+    assert "return" in reply and "id" in reply
+    assert value is None or reply["id"] == value
+
+
 # Where bulkhead is stricter: qemu-storage-daemon takes these (and answers 1e999 with what is no JSON).
 STRICTER = [
     b'{"execute": "query-version", "id": 1e999}',

@@ -526,7 +526,7 @@ static int check_add(const struct export_set *set, const struct block_export_opt
     if (r == 0)
         r = monitor_check_running(set->monitor, err);
     if (r == 0 && find(set, options->id) != NULL)
-        r = error_set(err, -EEXIST, "there is already an export with the id '%s'", options->id);
+        r = error_set(err, -EEXIST, "Block export id '%s' is already in use", options->id);
     if (r == 0 && export_type_find(options->type) == NULL)
         r = error_set(err, -EINVAL, "exports of type '%s' are not part of this build",
                       schema_enum_name(&schema_block_export_type, options->type));
@@ -585,13 +585,13 @@ void export_add(struct export_set *set, const struct block_export_options *optio
 static int check_del(const struct export *export, const char *id, enum block_export_remove_mode mode, struct error *err)
 {
     if (export == NULL)
-        return error_set(err, -ENOENT, "there is no export with the id '%.100s'", id);
+        return error_set(err, -ENOENT, "Export '%.100s' is not found", id);
     if (export->state == EXPORT_DRAINING || (export->del_reply != NULL && mode != BLOCK_EXPORT_REMOVE_HARD))
-        return error_set(err, -EBUSY, "export '%s' is already shutting down", id);
+        return error_set(err, -EBUSY, "Export '%s' is already shutting down", id);
     if ((mode == BLOCK_EXPORT_REMOVE_HIDE || mode == BLOCK_EXPORT_REMOVE_SOFT) && export->type->hide == NULL)
         return error_set(err, -ENOTSUP, "export '%s' is of a type that knows no mode but 'safe' and 'hard'", id);
     if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->remove_safely == NULL && export->type->clients(export) > 0)
-        return error_set(err, -EBUSY, "export '%s' is still in use, clients are connected: %u (mode 'hard' drops them)",
+        return error_set(err, -EBUSY, "export '%s' still in use, clients are connected: %u (mode 'hard' drops them)",
                          id, export->type->clients(export));
     return 0;
 }

@@ -170,7 +170,7 @@ static void safely_unmounted(void *opaque, const struct mounter_reply *reply, in
     } else if (reply->code == 0) {
         export_drain(fuse->export);
     } else {
-        error_set(&err, reply->code, "export '%s' is still in use (mode 'hard' ends it all the same): %s",
+        error_set(&err, reply->code, "export '%s' still in use (mode 'hard' ends it all the same): %s",
                   fuse->export->id, reply->text);
         export_keep(fuse->export, &err);
     }

@@ -59,9 +59,9 @@ static int nbd_prepare(struct export *export, const struct block_export_options 
     const char *name = options->nbd.name != NULL ? options->nbd.name : options->node_name;
 
     if (server->state != NBD_SERVER_RUNNING)
-        return error_set(err, -ENOTCONN, "the NBD server is not running (nbd-server-start or --nbd-server starts it)");
+        return error_set(err, -ENOTCONN, "NBD server not running (nbd-server-start or --nbd-server starts it)");
     if (find_name(export->set, name) != NULL)
-        return error_set(err, -EEXIST, "there is already an NBD export with the name '%.100s'", name);
+        return error_set(err, -EEXIST, "NBD server already has export named '%.100s'", name);
     if (server->export_count >= NBD_DIRECTORY_EXPORTS_MAX)
         return error_set(err, -ENOSPC, "there are already %d NBD exports", NBD_DIRECTORY_EXPORTS_MAX);
     return new_nbd_export(export, name, &options->nbd, err);

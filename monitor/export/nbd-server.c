@@ -524,7 +524,7 @@ static int check_start(const struct nbd_server *server, const struct nbd_server_
     if (r == 0 && server->state == NBD_SERVER_STOPPING)
         r = error_set(err, -EBUSY, "the NBD server is still being stopped");
     if (r == 0 && server->state != NBD_SERVER_STOPPED)
-        r = error_set(err, -EALREADY, "the NBD server is already running");
+        r = error_set(err, -EALREADY, "NBD server already running");
     return r;
 }
 
@@ -608,7 +608,7 @@ void nbd_server_stop(struct nbd_server *server, struct qmp_reply *reply)
     struct error err = { 0 };
 
     if (server->state == NBD_SERVER_STOPPED || server->state == NBD_SERVER_STOPPING) {
-        error_set(&err, -ENOTCONN, "the NBD server is not running");
+        error_set(&err, -ENOTCONN, "NBD server not running");
         qmp_reply_error(reply, &err);
         return;
     }

@@ -64,9 +64,10 @@ static int find_to_resize(struct monitor *monitor, const struct block_resize_arg
 {
     /* QEMU's "device" is the name of a block backend, of which there are none. */
     if ((resize->device != NULL) == (resize->node_name != NULL))
-        return error_set(err, -EINVAL, "give 'node-name'");
+        return error_set(err, -EINVAL, "Cannot find device='' nor node-name='': give 'node-name', and no 'device'");
     if (resize->device != NULL)
-        return error_set(err, -ENODEV, "there is no device '%.100s'; nodes are named by 'node-name'", resize->device);
+        return error_set(err, -ENODEV, "Cannot find device='%.100s' nor node-name='': nodes are named by 'node-name'",
+                         resize->device);
     return graph_look_up(monitor->graph, resize->node_name, ret_node, err);
 }
 

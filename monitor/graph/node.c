@@ -143,7 +143,7 @@ int graph_look_up(const struct graph *graph, const char *name, struct graph_node
     struct graph_node *node = find_any(graph, name);
 
     if (node == NULL)
-        return error_set(err, -ENOENT, "there is no node with node-name '%.100s'", name);
+        return error_set(err, -ENOENT, "Failed to find node with node-name='%.100s': Cannot find device='' nor node-name='%.100s'", name, name);
     if (node->opening)
         return error_set(err, -EBUSY, "node '%s' is still being opened", name);
     *ret_node = node;
@@ -225,9 +225,9 @@ static int choose_name(struct graph *graph, const char *wanted, char name[IPC_NO
     }
     /* Clients cannot make names with '#', so that ours never collide. */
     if (!qmp_id_wellformed(wanted, IPC_NODE_NAME_MAX - 1))
-        return error_set(err, -EINVAL, "'%.100s' is no well-formed node-name", wanted);
+        return error_set(err, -EINVAL, "Invalid node-name: '%.100s'", wanted);
     if (find_any(graph, wanted) != NULL)
-        return error_set(err, -EEXIST, "there is already a node with node-name '%s'", wanted);
+        return error_set(err, -EEXIST, "Duplicate nodes with node-name='%s'", wanted);
     snprintf(name, IPC_NODE_NAME_MAX, "%s", wanted);
     return 0;
 }
@@ -273,7 +273,7 @@ static int node_new(struct graph *graph, const struct blockdev_options *options,
     if (r == 0 && find_any(graph, node->name) != NULL) {
         if (node->driver->close != NULL)
             node->driver->close(node);
-        r = error_set(err, -EEXIST, "node-name '%s' is given twice", node->name);
+        r = error_set(err, -EEXIST, "Duplicate nodes with node-name='%s'", node->name);
     }
     if (r < 0) {
         graph_node_unref(node->child);
@@ -295,6 +295,8 @@ int graph_node_open_child(struct graph_node *node, const struct blockdev_ref *re
     if (ref->branch == BLOCKDEV_REF_DEFINITION)
         return node_new(node->graph, ref->definition, &node->flags, &node->child, err);
     r = graph_look_up(node->graph, ref->reference, &child, err);
+    if (r == -ENOENT)
+        error_set(err, r, "Cannot find device='%.100s' nor node-name='%.100s'", ref->reference, ref->reference);
     if (r == 0)
         node->child = graph_node_ref(child);
     return r;
@@ -391,7 +393,7 @@ void graph_add(struct graph *graph, const struct blockdev_options *options, grap
     int r = 0;
 
     if (options->node_name == NULL)
-        r = error_set(&err, -EINVAL, "member 'node-name' is missing: a node needs a name to be used by");
+        r = error_set(&err, -EINVAL, "'node-name' must be specified for the root node, which is used by it");
     if (r == 0)
         r = node_new(graph, options, NULL, &node, &err);
     if (r == 0 && (waiting = wait_new(graph, node, done, opaque)) == NULL) {
@@ -410,7 +412,7 @@ static int check_del(const struct graph_node *node, struct error *err)
         return error_set(err, -EPERM, "node '%s' was made on the way by another node and goes away with it",
                          node->name);
     if (node->refs > 1)
-        return error_set(err, -EBUSY, "node '%s' is in use by an export or another node", node->name);
+        return error_set(err, -EBUSY, "Node %s is in use by an export or another node", node->name);
     return 0;
 }
 
@@ -487,10 +489,10 @@ static int find_image_size(const struct graph_node *node, uint64_t size_bytes, u
 {
     int r;
 
+    if (node->flags.read_only)
+        return error_set(err, -EACCES, "Image is read-only: node '%s'", node->name);
     if (node->driver->size_below == NULL)
         return error_set(err, -ENOTSUP, "node '%s': the driver '%s' cannot be resized", node->name, node->driver->name);
-    if (node->flags.read_only)
-        return error_set(err, -EACCES, "node '%s' is read-only", node->name);
     if (size_bytes > INT64_MAX - 511)
         return error_set(err, -EFBIG, "node '%s': no image can be that large", node->name);
     r = node->driver->size_below(node, size_bytes, &size_bytes, err);
@@ -552,7 +554,7 @@ static int check_writable(const struct graph_node *node, struct error *err)
 {
     for (const struct graph_node *below = node; below != NULL; below = below->child) {
         if (below->flags.read_only)
-            return error_set(err, -EPERM, "node '%s' is read-only", below->name);
+            return error_set(err, -EPERM, "Cannot export read-only node as writable: node '%s'", below->name);
     }
     return 0;
 }

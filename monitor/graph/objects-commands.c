@@ -79,7 +79,7 @@ void qmp_run_qom_list(struct monitor *monitor, const void *args, struct qmp_repl
         root_list.count = 1; /* of an object only the type is shown: its other properties may be secret */
         qmp_reply_ok(reply, &root_list);
     } else {
-        error_set_class(&err, -ENOENT, ERROR_CLASS_DEVICE_NOT_FOUND, "there is nothing at the path '%.200s'", list->path);
+        error_set_class(&err, -ENOENT, ERROR_CLASS_DEVICE_NOT_FOUND, "Device '%.200s' not found: there is nothing at that path", list->path);
         qmp_reply_error(reply, &err);
     }
 }

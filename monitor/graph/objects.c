@@ -90,7 +90,8 @@ static int check_add(const struct object_set *set, const struct object_options *
     if (r == 0)
         r = monitor_check_running(set->monitor, err);
     if (r == 0 && find_any(set, options->id) != NULL)
-        r = error_set(err, -EEXIST, "there is already an object '%s'", options->id);
+        r = error_set(err, -EEXIST, "attempt to add duplicate property '%s': there is an object of that id already",
+                      options->id);
     if (r == 0 && set->count >= OBJECTS_MAX)
         r = error_set(err, -ENOSPC, "there are already %d objects", OBJECTS_MAX);
     return r;
@@ -152,7 +153,7 @@ int object_del(struct object_set *set, const char *id, struct error *err)
     struct object *object = find_any(set, id);
 
     if (object == NULL)
-        return error_set(err, -ENOENT, "there is no object '%.100s'", id);
+        return error_set(err, -ENOENT, "object '%.100s' not found", id);
     if (object->add_reply != NULL)
         return error_set(err, -EBUSY, "object '%s' is still being made", id);
     unlink_object(object);

@@ -111,7 +111,7 @@ int secret_get(const struct object_set *set, const char *id, const uint8_t **ret
     const struct secret *secret;
 
     if (object == NULL)
-        return error_set(err, -ENOENT, "there is no secret '%.100s'", id);
+        return error_set(err, -ENOENT, "No secret with id '%.100s'", id);
     if (object->type != &object_type_secret)
         return error_set(err, -EINVAL, "object '%.100s' is no secret", id);
     secret = object->priv;

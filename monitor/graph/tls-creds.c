@@ -291,7 +291,7 @@ int tls_creds_get(struct object_set *set, const char *id, struct object **ret_cr
     struct object *object = object_find(set, id);
 
     if (object == NULL)
-        return error_set(err, -ENOENT, "there are no TLS credentials '%.100s' (object-add or --object makes them)", id);
+        return error_set(err, -ENOENT, "No TLS credentials with id '%.100s' (object-add or --object makes them)", id);
     if (object->type->make != creds_make)
         return error_set(err, -EINVAL, "object '%.100s' is %s, not TLS credentials", id, object_type_name(object));
     object->refs++;

@@ -227,7 +227,7 @@ static int build_address(const struct chardev_socket *options, struct socket_add
         addr.fd.str = options->fd;
     } else {
         if (options->port == NULL)
-            return error_set(err, -EINVAL, "option 'port' is missing");
+            return error_set(err, -EINVAL, "Parameter 'port' is missing");
         addr.type = SOCKET_ADDRESS_INET;
         addr.inet = (struct inet_socket_address){ .host = options->host != NULL ? options->host : "",
                                                   .port = options->port,
@@ -333,9 +333,11 @@ static struct chardev *find_chardev(const struct chardev_set *set, const char *i
 static int check_new(const struct chardev_set *set, const char *id, struct error *err)
 {
     if (!qmp_id_wellformed(id, 100))
-        return error_set(err, -EINVAL, "option 'id' must be a letter and then letters, digits, '-', '.' or '_'");
+        return error_set(err, -EINVAL,
+                         "Parameter 'id' expects an identifier: a letter and then letters, digits, '-', '.' or '_'");
     if (find_chardev(set, id) != NULL)
-        return error_set(err, -EEXIST, "there is a chardev '%s' already", id);
+        return error_set(err, -EEXIST, "attempt to add duplicate property '%s': there is a chardev of that id already",
+                         id);
     if (set->count == CHARDEVS_MAX)
         return error_set(err, -EMFILE, "there are %d chardevs already", CHARDEVS_MAX);
     return 0;
@@ -389,9 +391,9 @@ int chardev_add_monitor(struct chardev_set *set, const struct monitor_options *o
     if (options->mode != MONITOR_MODE_CONTROL)
         return error_set(err, -EINVAL, "option 'mode' must be 'control': there is no human monitor");
     if (chardev == NULL)
-        return error_set(err, -ENOENT, "chardev '%s' does not exist: give its --chardev before", options->chardev);
+        return error_set(err, -ENOENT, "chardev \"%s\" not found: give its --chardev before", options->chardev);
     if (chardev->has_monitor)
-        return error_set(err, -EBUSY, "chardev '%s' has a monitor already", options->chardev);
+        return error_set(err, -EBUSY, "Device '%s' is in use: the chardev has a monitor already", options->chardev);
     chardev->has_monitor = true;
     chardev->pretty = options->pretty;
     r = serve_waiting(chardev, err);

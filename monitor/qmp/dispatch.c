@@ -13,6 +13,7 @@
 
 #include "common/base/log.h"
 #include "monitor/qmp/commands.h"
+#include "monitor/qmp/elsewhere.h"
 #include "monitor/qmp/session-internal.h"
 
 /* ---- Replies ---- */
@@ -28,28 +29,40 @@ static struct cJSON *build_error(const struct error *err)
     return NULL;
 }
 
-/* {key: body, "id": id}; body is taken over, id is not. NULL: out of memory. */
-static struct cJSON *build_reply(const char *key, struct cJSON *body, const struct cJSON *id)
+/* Add item, which is taken over; NULL: there is none of it, for want of memory. */
+static bool add_member(struct cJSON *message, const char *key, struct cJSON *item)
 {
-    struct cJSON *message = cJSON_CreateObject();
-    struct cJSON *copy = id != NULL ? cJSON_Duplicate(id, true) : NULL;
-    bool ok = message != NULL && body != NULL && (id == NULL || copy != NULL);
+    if (message != NULL && item != NULL && cJSON_AddItemToObject(message, key, item))
+        return true;
+    cJSON_Delete(item);
+    return false;
+}
 
-    if (ok && cJSON_AddItemToObject(message, key, body))
-        body = NULL;
-    if (ok && body == NULL && copy != NULL && cJSON_AddItemToObject(message, "id", copy))
-        copy = NULL;
-    if (body == NULL && copy == NULL && message != NULL)
+static struct cJSON *delete_unless(bool ok, struct cJSON *message)
+{
+    if (ok)
         return message;
-    cJSON_Delete(body);
-    cJSON_Delete(copy);
     cJSON_Delete(message);
     return NULL;
 }
 
+/* {key: body, "id": id}, of an error with the id first; body is taken over, id is not. NULL: out of memory. */
+static struct cJSON *build_reply(const char *key, struct cJSON *body, const struct cJSON *id, bool id_first)
+{
+    struct cJSON *message = cJSON_CreateObject();
+    bool ok = message != NULL;
+
+    if (id != NULL && id_first)
+        ok = add_member(message, "id", cJSON_Duplicate(id, true));
+    ok = add_member(message, key, body) && ok;
+    if (id != NULL && !id_first)
+        ok = add_member(message, "id", cJSON_Duplicate(id, true)) && ok;
+    return delete_unless(ok, message);
+}
+
 void qmp_send_error(struct qmp_session *session, const struct cJSON *id, const struct error *err)
 {
-    qmp_session_send(session, build_reply("error", build_error(err), id));
+    qmp_session_send(session, build_reply("error", build_error(err), id, true));
 }
 
 struct qmp_reply *qmp_reply_new(void (*done)(const struct error *err, void *opaque), void *opaque)
@@ -85,7 +98,7 @@ void qmp_reply_ok(struct qmp_reply *reply, const void *value)
     if (reply->session != NULL) {
         assert((value == NULL) == (reply->command->ret == NULL));
         body = value != NULL ? schema_encode(reply->command->ret, value) : cJSON_CreateObject();
-        qmp_session_send(reply->session, build_reply("return", body, reply->id));
+        qmp_session_send(reply->session, build_reply("return", body, reply->id, false));
     }
     finish_reply(reply);
 }
@@ -114,16 +127,17 @@ static int parse_member(struct request *request, const struct cJSON *member, str
         request->id = member;
     } else if (strcmp(member->string, "execute") == 0) {
         if (!cJSON_IsString(member))
-            return error_set(err, -EINVAL, "member 'execute' must be a string");
+            return error_set(err, -EINVAL, "QMP input member 'execute' must be a string");
         request->execute = member->valuestring;
     } else if (strcmp(member->string, "arguments") == 0) {
         if (!cJSON_IsObject(member))
-            return error_set(err, -EINVAL, "member 'arguments' must be an object");
+            return error_set(err, -EINVAL, "QMP input member 'arguments' must be an object");
         request->arguments = member;
     } else if (strcmp(member->string, "exec-oob") == 0) {
-        return error_set(err, -EINVAL, "member 'exec-oob' needs the capability 'oob', which is not offered");
+        return error_set(err, -EINVAL,
+                         "QMP input member 'exec-oob' is unexpected: the capability 'oob' is not offered");
     } else {
-        return error_set(err, -EINVAL, "member '%.64s' is not known in a request", member->string);
+        return error_set(err, -EINVAL, "QMP input member '%.64s' is unexpected", member->string);
     }
     return 0;
 }
@@ -137,7 +151,7 @@ static int parse_request(const struct cJSON *message, struct request *ret_reques
 
     memset(ret_request, 0, sizeof(*ret_request));
     if (!cJSON_IsObject(message))
-        return error_set(err, -EINVAL, "a request must be a JSON object");
+        return error_set(err, -EINVAL, "QMP input must be a JSON object");
     cJSON_ArrayForEach(member, message)
     {
         int code = parse_member(ret_request, member, r == 0 ? &first : NULL);
@@ -146,7 +160,7 @@ static int parse_request(const struct cJSON *message, struct request *ret_reques
             r = code;
     }
     if (r == 0 && ret_request->execute == NULL)
-        r = error_set(&first, -EINVAL, "member 'execute' is missing");
+        r = error_set(&first, -EINVAL, "QMP input lacks member 'execute'");
     *err = first;
     return r;
 }
@@ -167,12 +181,14 @@ static int check_command(const struct qmp_session *session, const struct qmp_com
 
     if (!session->negotiated && !negotiates)
         return error_set_class(err, -ENOENT, ERROR_CLASS_COMMAND_NOT_FOUND,
-                               "command '%.64s' comes too early: negotiate with 'qmp_capabilities' first", name);
+                               "Expecting capabilities negotiation with 'qmp_capabilities' before '%.64s'", name);
     if (session->negotiated && negotiates)
         return error_set_class(err, -ENOENT, ERROR_CLASS_COMMAND_NOT_FOUND,
-                               "command '%.64s' comes too late: capabilities have been negotiated", name);
+                               "Capabilities negotiation is already complete, '%.64s' comes too late", name);
     if (command == NULL)
-        return error_set_class(err, -ENOENT, ERROR_CLASS_COMMAND_NOT_FOUND, "command '%.64s' does not exist", name);
+        return error_set_class(
+            err, -ENOENT, ERROR_CLASS_COMMAND_NOT_FOUND, "The command %.64s has not been found%s", name,
+            schema_name_in(elsewhere_commands, name) ? ": qemu-storage-daemon has it, bulkhead does not" : "");
     return 0;
 }
 
@@ -263,20 +279,11 @@ static bool add_timestamp(struct cJSON *message)
 static struct cJSON *build_event(const char *name, const struct schema_type *type, const void *data)
 {
     struct cJSON *message = cJSON_CreateObject();
-    struct cJSON *body = data != NULL ? schema_encode(type, data) : NULL;
-    bool ok = message != NULL && cJSON_AddStringToObject(message, "event", name) != NULL && add_timestamp(message) &&
-              (data == NULL || body != NULL);
+    bool ok = message != NULL && add_timestamp(message) && cJSON_AddStringToObject(message, "event", name) != NULL;
 
-    if (ok && body != NULL) {
-        ok = cJSON_AddItemToObject(message, "data", body);
-        if (ok)
-            return message;
-    }
-    if (ok)
-        return message;
-    cJSON_Delete(body);
-    cJSON_Delete(message);
-    return NULL;
+    if (ok && data != NULL)
+        ok = add_member(message, "data", schema_encode(type, data));
+    return delete_unless(ok, message);
 }
 
 void qmp_send_event(struct monitor *monitor, const char *name, const struct schema_type *type, const void *data)

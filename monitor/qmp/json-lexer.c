@@ -91,7 +91,7 @@ static void reset(struct json_lexer *lexer)
 /* A character that belongs nowhere: the message is over. */
 static int reject(struct json_lexer *lexer, const char *problem)
 {
-    error_set(lexer->err, -EINVAL, "invalid JSON at byte %zu: %s", lexer->message_bytes, problem);
+    error_set(lexer->err, -EINVAL, "JSON parse error at byte %zu: %s", lexer->message_bytes, problem);
     reset(lexer);
     lexer->token = TOKEN_RECOVERY;
     return -EINVAL;
@@ -102,7 +102,7 @@ static void break_message(struct json_lexer *lexer, int code, const char *proble
 {
     if (lexer->broken)
         return;
-    error_set(&lexer->problem, code, "invalid JSON at byte %zu: %s", lexer->message_bytes, problem);
+    error_set(&lexer->problem, code, "JSON parse error at byte %zu: %s", lexer->message_bytes, problem);
     lexer->broken = true;
     json_tree_clear(&lexer->tree);
     lexer->text_len = 0;
@@ -578,13 +578,13 @@ int json_parse(const char *text, size_t len_bytes, struct cJSON **ret_value, str
     if (result == JSON_MORE && lexer->broken)
         *err = lexer->problem;
     else if (result == JSON_MORE)
-        error_set(err, -EINVAL, "invalid JSON: it ends too early");
+        error_set(err, -EINVAL, "JSON parse error: it ends too early");
     json_lexer_free(lexer);
     if (result != JSON_VALUE)
         return -EINVAL;
     if (more_follows(text + used, len_bytes - used)) {
         cJSON_Delete(value);
-        return error_set(err, -EINVAL, "invalid JSON at byte %zu: there is more after the value", used + 1);
+        return error_set(err, -EINVAL, "JSON parse error at byte %zu: there is more after the value", used + 1);
     }
     *ret_value = value;
     return 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Option strings. The grammar is QEMU's, but what it takes in silence is refused: a key that comes twice, a list with
- * holes, a key that is a value and has keys below it. The text is an operator's or a management program's; it is read
- * strictly because a typo here exports the wrong thing.
+ * Option strings. The grammar is QEMU's, also in that of a key that comes twice the last value counts; a list with
+ * holes and a key that is a value and has keys below it are refused. The text is an operator's or a management
+ * program's; it is read strictly because a typo here exports the wrong thing.
  */
 #include "monitor/qmp/keyval.h"
 
@@ -73,18 +73,18 @@ static int fail_memory(struct error *err)
     return error_set(err, -ENOMEM, "out of memory");
 }
 
-/* Add value at the end of one more part of key; *node moves down. */
-static int step(struct cJSON **node, const char *key, const char *name, bool last, const char *value, struct error *err)
+/* Add value at the end of one more part of key, the first key_len bytes of which are done; *node moves down. */
+static int step(struct cJSON **node, const char *key, size_t key_len, const char *name, const char *value,
+                struct error *err)
 {
     struct cJSON *child = cJSON_GetObjectItemCaseSensitive(*node, name);
+    bool last = key[key_len] == '\0';
 
+    if (child != NULL && last == (bool)cJSON_IsObject(child))
+        return error_set(err, -EINVAL, "Parameters '%.*s.*' used inconsistently: as a value, and as options of its own",
+                         (int)MIN(key_len, (size_t)64), key);
     if (child != NULL && last)
-        return error_set(err, -EINVAL,
-                         cJSON_IsString(child) ? "duplicate option '%.64s'"
-                                               : "option '%.64s' is a value, but has options of its own before",
-                         key);
-    if (child != NULL && !cJSON_IsObject(child))
-        return error_set(err, -EINVAL, "option '%.64s' is below one that has been given a value", key);
+        return cJSON_SetValuestring(child, value) != NULL ? 0 : fail_memory(err);
     if (last)
         return cJSON_AddStringToObject(*node, name, value) != NULL ? 0 : fail_memory(err);
     if (child == NULL)
@@ -107,13 +107,13 @@ static int put(struct cJSON *root, const char *key, const char *value, struct er
         int r;
 
         if (len == 0 || (!last && p[len] != '.'))
-            return error_set(err, -EINVAL, "option '%.64s' is not a well-formed name", key);
+            return error_set(err, -EINVAL, "Invalid parameter '%.64s'", key);
         if (depth >= KEYVAL_DEPTH_MAX)
             return error_set(err, -EINVAL, "option '%.64s...' has too many dots", key);
         name = strndup(p, len);
         if (name == NULL)
             return fail_memory(err);
-        r = step(&node, key, name, last, value, err);
+        r = step(&node, key, (size_t)(p - key) + len, name, value, err);
         if (r < 0 || last)
             return r;
         p += len + 1;
@@ -153,8 +153,9 @@ static int move_items(struct cJSON *object, struct cJSON *array, struct error *e
         snprintf(name, sizeof(name), "%u", i);
         item = cJSON_DetachItemFromObjectCaseSensitive(object, name);
         if (item == NULL)
-            return error_set(err, -EINVAL, "a list must be numbered 0, 1, 2 and so on: '%s' is missing beside '%.64s'",
-                             name, object->child->string);
+            return error_set(err, -EINVAL,
+                             "Parameter '%.64s.%s' missing: a list is numbered 0, 1, 2 and so on, and there is '%.64s'",
+                             object->string, name, object->child->string);
         if (!cJSON_AddItemToArray(array, item)) {
             cJSON_Delete(item);
             return fail_memory(err);
@@ -222,7 +223,7 @@ static int parse_bare(const struct keyval_syntax *syntax, const char *text, bool
         if (strcmp(syntax->words[i].word, text) == 0)
             return put(root, syntax->words[i].key, syntax->words[i].value, err);
     }
-    return error_set(err, -EINVAL, "'%.64s' is not of the form name=value", text);
+    return error_set(err, -EINVAL, "Expected '=' after parameter '%.64s'", text);
 }
 
 static int parse_pair(const struct keyval_syntax *syntax, const char **text, bool first, struct cJSON *root,

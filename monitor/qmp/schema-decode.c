@@ -54,7 +54,7 @@ static size_t path_print(const struct path *path, char *text, size_t size)
     return MIN(len + (size_t)more, size - 1);
 }
 
-/* "member 'a.b'", or what the whole is called. */
+/* "Parameter 'a.b'", or what the whole is called. */
 static void path_describe(const struct decoder *decoder, const struct path *path, char *text, size_t size)
 {
     char dotted[256] = "";
@@ -63,7 +63,7 @@ static void path_describe(const struct decoder *decoder, const struct path *path
     if (path_print(path, dotted, sizeof(dotted)) == 0)
         snprintf(text, size, "%s", json ? "'arguments'" : "the value");
     else
-        snprintf(text, size, "%s '%s'", json ? "member" : "option", dotted);
+        snprintf(text, size, "Parameter '%s'", dotted);
 }
 
 static int fail(const struct decoder *decoder, const struct path *path, const char *what)
@@ -72,6 +72,14 @@ static int fail(const struct decoder *decoder, const struct path *path, const ch
 
     path_describe(decoder, path, subject, sizeof(subject));
     return error_set(decoder->err, -EINVAL, "%s %s", subject, what);
+}
+
+static int fail_type(const struct decoder *decoder, const struct path *path, const char *expected)
+{
+    char dotted[256] = "arguments";
+
+    path_print(path, dotted, sizeof(dotted));
+    return error_set(decoder->err, -EINVAL, "Invalid parameter type for '%s', expected: %s", dotted, expected);
 }
 
 static int fail_child(const struct decoder *decoder, const struct path *parent, const char *name, const char *what)
@@ -99,7 +107,7 @@ static int decode_string(const struct decoder *decoder, const struct path *path,
     char *copy;
 
     if (!cJSON_IsString(json))
-        return fail(decoder, path, "must be a string");
+        return fail_type(decoder, path, "string");
     copy = strdup(json->valuestring);
     if (copy == NULL)
         return fail_memory(decoder);
@@ -114,9 +122,9 @@ static int decode_bool(const struct decoder *decoder, const struct path *path, c
 
     if (is_keyval_text(decoder, json)) {
         if (!scalar_parse_bool(json->valuestring, &value))
-            return fail(decoder, path, "must be 'on' or 'off'");
+            return fail(decoder, path, "expects 'on' or 'off'");
     } else if (!cJSON_IsBool(json)) {
-        return fail(decoder, path, "must be true or false");
+        return fail_type(decoder, path, "boolean");
     }
     *(bool *)slot = value;
     return 0;
@@ -127,8 +135,6 @@ static bool parse_json_int(const struct cJSON *json, bool *ret_negative, uint64_
 {
     double magnitude;
 
-    if (!cJSON_IsNumber(json))
-        return false;
     if (json->valuestring != NULL) /* a number that valuedouble does not tell, see json_lexer_feed() */
         return scalar_parse_int(json->valuestring, ret_negative, ret_magnitude);
     magnitude = fabs(json->valuedouble);
@@ -143,7 +149,7 @@ static int fail_range(const struct decoder *decoder, const struct path *path, co
 {
     char what[100];
 
-    snprintf(what, sizeof(what), "must be between %" PRId64 " and %" PRIu64, type->min, type->max);
+    snprintf(what, sizeof(what), "expects a value between %" PRId64 " and %" PRIu64, type->min, type->max);
     return fail(decoder, path, what);
 }
 
@@ -164,12 +170,15 @@ static int decode_int(const struct decoder *decoder, const struct path *path, co
     if (is_keyval_text(decoder, json)) {
         if (size && json->valuestring[0] != '-') {
             if (!scalar_parse_size(json->valuestring, &magnitude))
-                return fail(decoder, path, "must be a number of bytes, with a suffix k, M, G, T, P or E if you like");
+                return fail(decoder, path,
+                            "expects integer: a number of bytes, with a suffix k, M, G, T, P or E if you like");
         } else if (!scalar_parse_int(json->valuestring, &negative, &magnitude)) {
-            return fail(decoder, path, "must be an integer");
+            return fail(decoder, path, "expects integer");
         }
+    } else if (!cJSON_IsNumber(json)) {
+        return fail_type(decoder, path, "integer");
     } else if (!parse_json_int(json, &negative, &magnitude)) {
-        return fail(decoder, path, "must be an integer");
+        return fail(decoder, path, "expects integer");
     }
     if (!in_range(type, negative, magnitude))
         return fail_range(decoder, path, type);
@@ -180,16 +189,17 @@ static int decode_int(const struct decoder *decoder, const struct path *path, co
 static int fail_enum(const struct decoder *decoder, const struct path *path, const struct schema_type *type,
                      const char *text)
 {
+    bool elsewhere = schema_name_in(type->elsewhere, text);
     char what[400];
-    size_t len = 0;
+    size_t len;
 
+    len = (size_t)snprintf(what, sizeof(what), "does not accept value '%.*s'%s", QUOTE_MAX, text,
+                           elsewhere ? ": qemu-storage-daemon has it, bulkhead does not support it" : "");
     for (unsigned i = 0; i < type->count && len < sizeof(what) - 1; i++) {
-        const char *before = i == 0 ? "must be " : (i + 1 < type->count ? ", " : " or ");
+        const char *before = i == 0 ? "; there is " : (i + 1 < type->count ? ", " : " and ");
 
         len += (size_t)snprintf(what + len, sizeof(what) - len, "%s'%s'", before, type->values[i].name);
-        len = MIN(len, sizeof(what) - 1);
     }
-    snprintf(what + len, sizeof(what) - len, ", not '%.*s'", QUOTE_MAX, text);
     return fail(decoder, path, what);
 }
 
@@ -197,7 +207,7 @@ static int decode_enum(const struct decoder *decoder, const struct path *path, c
                        const struct cJSON *json, void *slot)
 {
     if (!cJSON_IsString(json))
-        return fail(decoder, path, "must be a string");
+        return fail_type(decoder, path, "string");
     for (unsigned i = 0; i < type->count; i++) {
         if (strcmp(type->values[i].name, json->valuestring) == 0) {
             memcpy(slot, &i, sizeof(i));
@@ -291,7 +301,7 @@ static int check_names(const struct decoder *decoder, const struct path *path, c
     cJSON_ArrayForEach(child, object)
     {
         if (find_member(type, child->string) == NULL && find_member(variant, child->string) == NULL)
-            return fail_child(decoder, path, child->string, "is not known here");
+            return fail_child(decoder, path, child->string, "is unexpected");
     }
     return 0;
 }
@@ -299,8 +309,8 @@ static int check_names(const struct decoder *decoder, const struct path *path, c
 static int check_object(const struct decoder *decoder, const struct path *path, const struct cJSON *json)
 {
     if (!cJSON_IsObject(json))
-        return fail(decoder, path,
-                    decoder->form == SCHEMA_FORM_JSON ? "must be an object" : "must have options of its own");
+        return fail_type(decoder, path,
+                         decoder->form == SCHEMA_FORM_JSON ? "object" : "object, with options of its own");
     return 0;
 }
 
@@ -379,7 +389,7 @@ static int decode_alternate(const struct decoder *decoder, const struct path *pa
         memcpy((char *)slot + type->tag_offset, &i, sizeof(i));
         return decode_slot(decoder, path, branch->type, branch->flags, json, (char *)slot + branch->offset);
     }
-    return fail(decoder, path, "must be a string or an object"); /* so are all alternates; a test sees to it */
+    return fail_type(decoder, path, "string or object"); /* so are all alternates; a test sees to it */
 }
 
 static int decode_array(const struct decoder *decoder, const struct path *path, const struct schema_type *type,
@@ -393,8 +403,7 @@ static int decode_array(const struct decoder *decoder, const struct path *path, 
     int r = 0;
 
     if (!cJSON_IsArray(json))
-        return fail(decoder, path,
-                    decoder->form == SCHEMA_FORM_JSON ? "must be an array" : "must be a list: name.0, name.1, ...");
+        return fail_type(decoder, path, decoder->form == SCHEMA_FORM_JSON ? "array" : "array: name.0, name.1, ...");
     if (count > max) {
         char what[64];
 

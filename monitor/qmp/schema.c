@@ -275,3 +275,12 @@ struct cJSON *schema_encode(const struct schema_type *type, const void *value)
     }
     return NULL;
 }
+
+bool schema_name_in(const char *const *names, const char *name)
+{
+    for (; names != NULL && *names != NULL; names++) {
+        if (strcmp(*names, name) == 0)
+            return true;
+    }
+    return false;
+}

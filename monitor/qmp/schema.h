@@ -90,9 +90,10 @@ struct schema_type {
     int64_t min;      /* int: the range */
     uint64_t max;
 
-    const struct schema_value *values;     /* enum */
-    const struct schema_member *members;   /* struct, union */
-    size_t tag_offset;                     /* union: of the tag; alternate: of the int with the branch */
+    const struct schema_value *values;   /* enum */
+    const char *const *elsewhere;        /* enum: values that only qemu-storage-daemon has, to say so; NULL ends them */
+    const struct schema_member *members; /* struct, union */
+    size_t tag_offset;                   /* union: of the tag; alternate: of the int with the branch */
     const struct schema_variant *variants; /* union: indexed by the tag; alternate: by the branch */
     const struct schema_type *element;     /* array */
     unsigned count;                        /* of values or members; array: most items (0: SCHEMA_ITEMS_MAX) */
@@ -154,6 +155,12 @@ struct schema_type {
         .values = (value_table), .count = ARRAY_SIZE(value_table)                                                      \
     }
 
+#define SCHEMA_TYPE_ENUM_OF_MORE(qapi_name, value_table, elsewhere_table, text)                                        \
+    {                                                                                                                  \
+        .kind = SCHEMA_ENUM, .name = (qapi_name), .doc = (text), .size_bytes = sizeof(unsigned),                       \
+        .values = (value_table), .count = ARRAY_SIZE(value_table), .elsewhere = (elsewhere_table)                      \
+    }
+
 /* qapi_name is "[<element>]". */
 #define SCHEMA_TYPE_ARRAY(qapi_name, element_type)                                                                     \
     {                                                                                                                  \
@@ -192,5 +199,8 @@ struct cJSON *schema_encode(const struct schema_type *type, const void *value);
 
 /* The name of an enum's value, NULL when out of range. */
 const char *schema_enum_name(const struct schema_type *type, unsigned value);
+
+/* Whether name is in a list of names that NULL ends; no list is an empty one. */
+bool schema_name_in(const char *const *names, const char *name);
 
 #endif

@@ -65,10 +65,14 @@ static int unix_is_stale(const struct endpoint *endpoint, struct error *err)
     if (lstat(path, &st) < 0)
         return errno == ENOENT ? 0 : error_set(err, -errno, "'%s': %s", path, strerror(errno));
     if (!S_ISSOCK(st.st_mode))
-        return error_set(err, -EEXIST, "'%s' exists and is not a socket: remove it or choose another path", path);
+        return error_set(err, -EEXIST,
+                         "Failed to bind socket to %s: it exists and is not a socket: remove it or choose another path",
+                         path);
     if (connect(fd, &endpoint->any, endpoint->len) < 0 && errno == ECONNREFUSED)
         return 1;
-    return error_set(err, -EADDRINUSE, "'%s' is in use by another program: end it or choose another path", path);
+    return error_set(
+        err, -EADDRINUSE,
+        "Failed to bind socket to %s: Address already in use by another program: end it or choose another path", path);
 }
 
 static int unix_bind(int fd, const struct endpoint *endpoint, struct error *err)
@@ -89,7 +93,7 @@ static int unix_bind(int fd, const struct endpoint *endpoint, struct error *err)
             return error_set(err, -errno, "cannot remove the old socket '%s': %s", path, strerror(errno));
         r = -EADDRINUSE;
     }
-    return error_set(err, r, "cannot make the socket '%s': %s", path[0] != '\0' ? path : path + 1, strerror(-r));
+    return error_set(err, r, "Failed to bind socket to %s: %s", path[0] != '\0' ? path : path + 1, strerror(-r));
 }
 
 static int listen_unix(const struct unix_socket_address *addr, struct socket_listeners *listeners, struct error *err)
@@ -172,7 +176,7 @@ static int inet_resolve(const struct inet_socket_address *addr, bool passive, st
         return r;
     r = getaddrinfo(addr->host[0] != '\0' ? addr->host : NULL, addr->port, &hints, ret_addresses);
     if (r != 0)
-        return error_set(err, -EADDRNOTAVAIL, "cannot resolve host '%.100s' port '%.20s': %s", addr->host, addr->port,
+        return error_set(err, -EADDRNOTAVAIL, "address resolution failed for %.100s:%.20s: %s", addr->host, addr->port,
                          r == EAI_SYSTEM ? strerror(errno) : gai_strerror(r));
     return 0;
 }
@@ -267,6 +271,16 @@ static int inet_listen_port(struct addrinfo *addresses, bool v6_only, uint16_t p
 /* How often a port that the system chose for the first address may be taken at the second. */
 #define RANDOM_PORT_TRIES 8
 
+static int inet_refused(const struct inet_socket_address *addr, unsigned port, int r, struct error *err)
+{
+    static const char privileged[] = ": ports below 1024 are for root, which this is not: choose another, lower the "
+                                     "host's net.ipv4.ip_unprivileged_port_start, or pass a socket in (systemd)";
+
+    return error_set(err, r, "%s: %s, host '%.100s' port %.20s%s",
+                     r == -EADDRINUSE ? "Failed to find an available port" : "Failed to bind socket", strerror(-r),
+                     addr->host, addr->port, r == -EACCES && port <= IPPORT_RESERVED ? privileged : "");
+}
+
 static int listen_inet(const struct inet_socket_address *addr, struct socket_listeners *listeners, struct error *err)
 {
     _cleanup_(free_addresses) struct addrinfo *addresses = NULL;
@@ -289,7 +303,7 @@ static int listen_inet(const struct inet_socket_address *addr, struct socket_lis
         port++;
     } while (r == -EADDRINUSE && port <= last);
     if (r < 0)
-        return error_set(err, r, "cannot listen on host '%.100s' port %.20s: %s", addr->host, addr->port, strerror(-r));
+        return inet_refused(addr, port, r, err);
     listeners->keep_alive = addr->keep_alive;
     return 0;
 }
@@ -311,7 +325,7 @@ static int connect_inet(const struct inet_socket_address *addr, int *ret_fd, str
             return 0;
         }
     }
-    return error_set(err, r, "cannot connect to host '%.100s' port %.20s: %s", addr->host, addr->port, strerror(-r));
+    return error_set(err, r, "Failed to connect to '%.100s:%.20s': %s", addr->host, addr->port, strerror(-r));
 }
 
 /* ---- vsock ---- */
@@ -360,7 +374,7 @@ static int connect_endpoint(const struct endpoint *endpoint, const char *what, i
     _cleanup_close_ int fd = socket(endpoint->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     if (fd < 0 || connect(fd, &endpoint->any, endpoint->len) < 0)
-        return error_set(err, -errno, "cannot connect to '%.100s': %s", what, strerror(errno));
+        return error_set(err, -errno, "Failed to connect to '%.100s': %s", what, strerror(errno));
     *ret_fd = TAKE_FD(fd);
     return 0;
 }

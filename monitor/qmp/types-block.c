@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Tables of the types of QEMU's qapi/block-core.json: nodes, and what is told of them. */
+#include "monitor/qmp/elsewhere.h"
 #include "monitor/qmp/types.h"
 
 static const struct schema_value driver_values[] = {
@@ -10,7 +11,7 @@ static const struct schema_value driver_values[] = {
     [BLOCKDEV_DRIVER_BLKDEBUG] = { "blkdebug", "Another node, with errors injected." },
 };
 const struct schema_type schema_blockdev_driver =
-    SCHEMA_TYPE_ENUM("BlockdevDriver", driver_values, "Drivers of block nodes.");
+    SCHEMA_TYPE_ENUM_OF_MORE("BlockdevDriver", driver_values, elsewhere_drivers, "Drivers of block nodes.");
 
 static const struct schema_value discard_values[] = {
     [BLOCKDEV_DISCARD_IGNORE] = { "ignore", "Discard requests do nothing." },

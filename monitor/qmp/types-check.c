@@ -25,13 +25,13 @@ bool qmp_id_wellformed(const char *id, size_t max)
     return true;
 }
 
-static int check_id(const char *member, const char *id, size_t max, struct error *err)
+static int check_id(const char *invalid, const char *id, size_t max, struct error *err)
 {
     if (qmp_id_wellformed(id, max))
         return 0;
     return error_set(err, -EINVAL,
-                     "member '%s' must be a letter and then letters, digits, '-', '.' or '_', at most %zu in all",
-                     member, max);
+                     "%s: '%.64s' is not a letter and then letters, digits, '-', '.' or '_', at most %zu in all",
+                     invalid, id, max);
 }
 
 /* A row of what is known but refused. */
@@ -140,7 +140,7 @@ int blockdev_options_check(const struct blockdev_options *options, struct error 
     int r = 0;
 
     if (options->node_name != NULL)
-        r = check_id("node-name", options->node_name, IPC_NODE_NAME_MAX - 1, err);
+        r = check_id("Invalid node-name", options->node_name, IPC_NODE_NAME_MAX - 1, err);
     if (r == 0 && options->force_share && !options->read_only)
         r = error_set(err, -EINVAL, "member 'force-share' needs read-only=on");
     if (r == 0)
@@ -189,12 +189,15 @@ static int check_export_vhost_user_blk(const struct block_export_options *option
     uint64_t block = vhost->logical_block_size;
 
     if (vhost->addr.type != SOCKET_ADDRESS_UNIX && vhost->addr.type != SOCKET_ADDRESS_FD)
-        return error_set(err, -EINVAL, "member 'addr': vhost-user needs a unix socket, by type unix or fd");
+        return error_set(err, -EINVAL,
+                         "Only socket address types 'unix' and 'fd' are supported: vhost-user needs a unix socket");
     if (block < IPC_VHOST_BLOCK_MIN || block > IPC_VHOST_BLOCK_MAX || (block & (block - 1)) != 0)
-        return error_set(err, -EINVAL, "member 'logical-block-size' must be a power of 2 from %u to %u",
+        return error_set(err, -EINVAL, "parameter logical-block-size must be a power of 2 between %u and %u",
                          IPC_VHOST_BLOCK_MIN, IPC_VHOST_BLOCK_MAX);
-    if (vhost->num_queues == 0 || vhost->num_queues > IPC_VHOST_QUEUES_MAX)
-        return error_set(err, -EINVAL, "member 'num-queues' must be 1 to %u", IPC_VHOST_QUEUES_MAX);
+    if (vhost->num_queues == 0)
+        return error_set(err, -EINVAL, "num-queues must be greater than 0");
+    if (vhost->num_queues > IPC_VHOST_QUEUES_MAX)
+        return error_set(err, -EINVAL, "num-queues must be at most %u", IPC_VHOST_QUEUES_MAX);
     if (vhost->poll_max_ns > POLL_MAX_NS)
         return error_set(err, -EINVAL, "member '__org.bulkhead_poll-max-ns' must be at most %u", POLL_MAX_NS);
     return 0;
@@ -221,7 +224,7 @@ int block_export_options_check(const struct block_export_options *options, struc
     const struct refusal rows[] = {
         { options->iothread != NULL, "iothread", "there are no iothread objects, each export has its own threads" },
     };
-    int r = check_id("id", options->id, IPC_EXPORT_ID_MAX - 1, err);
+    int r = check_id("Invalid block export id", options->id, IPC_EXPORT_ID_MAX - 1, err);
 
     if (r == 0)
         r = check_refusals(rows, ARRAY_SIZE(rows), err);

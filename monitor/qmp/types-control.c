@@ -18,9 +18,9 @@ const struct schema_type schema_qmp_capabilities_args = SCHEMA_TYPE_STRUCT(
     struct qmp_capabilities_args, "qmp_capabilities-arg", qmp_capabilities_members, "Arguments of qmp_capabilities.");
 
 static const struct schema_member version_triple_members[] = {
-    SCHEMA_MEMBER(struct version_triple, major, "major", schema_int, "The major version."),
-    SCHEMA_MEMBER(struct version_triple, minor, "minor", schema_int, "The minor version."),
     SCHEMA_MEMBER(struct version_triple, micro, "micro", schema_int, "The micro version."),
+    SCHEMA_MEMBER(struct version_triple, minor, "minor", schema_int, "The minor version."),
+    SCHEMA_MEMBER(struct version_triple, major, "major", schema_int, "The major version."),
 };
 static const struct schema_type schema_version_triple =
     SCHEMA_TYPE_STRUCT(struct version_triple, "VersionTriple", version_triple_members, "A version in three parts.");

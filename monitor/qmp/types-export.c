@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Tables of the types of QEMU's qapi/block-export.json, and of bulkhead's own worker queries and events. */
+#include "monitor/qmp/elsewhere.h"
 #include "monitor/qmp/types.h"
 
 /* ---- The NBD server ---- */
@@ -42,7 +43,7 @@ static const struct schema_value export_type_values[] = {
     [BLOCK_EXPORT_TYPE_FUSE] = { "fuse", "As a regular file, mounted on another one." },
 };
 const struct schema_type schema_block_export_type =
-    SCHEMA_TYPE_ENUM("BlockExportType", export_type_values, "Kinds of exports.");
+    SCHEMA_TYPE_ENUM_OF_MORE("BlockExportType", export_type_values, elsewhere_export_types, "Kinds of exports.");
 
 static const struct schema_member dirty_bitmap_members[] = {
     SCHEMA_MEMBER(struct block_dirty_bitmap, node, "node", schema_str, "The node that has the bitmap."),

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Tables of the objects: types of QEMU's qapi/qom.json, crypto.json and authz.json, and the check of their options. */
+#include "monitor/qmp/elsewhere.h"
 #include "monitor/qmp/types.h"
 
 #include <errno.h>
@@ -17,7 +18,7 @@ static const struct schema_value object_type_values[] = {
     [OBJECT_TYPE_TLS_CREDS_X509] = { "tls-creds-x509", "TLS with certificates." },
 };
 const struct schema_type schema_object_type =
-    SCHEMA_TYPE_ENUM("ObjectType", object_type_values, "Kinds of objects.");
+    SCHEMA_TYPE_ENUM_OF_MORE("ObjectType", object_type_values, elsewhere_object_types, "Kinds of objects.");
 
 /* ---- Authorization ---- */
 
@@ -30,7 +31,8 @@ static const struct schema_type schema_authz_policy =
 
 static const struct schema_value authz_format_values[] = {
     [AUTHZ_FORMAT_EXACT] = { "exact", "The identity is this text." },
-    [AUTHZ_FORMAT_GLOB] = { "glob", "The identity fits this pattern, with '*' for any text and '?' for one character." },
+    [AUTHZ_FORMAT_GLOB] = { "glob",
+                            "The identity fits this pattern, with '*' for any text and '?' for one character." },
 };
 static const struct schema_type schema_authz_format =
     SCHEMA_TYPE_ENUM("QAuthZListFormat", authz_format_values, "How a rule is compared with an identity.");
@@ -167,9 +169,8 @@ static const struct schema_member object_property_info_members[] = {
     SCHEMA_MEMBER(struct object_property_info, type, "type", schema_str,
                   "Its type; child<TYPE> for an object of that type."),
 };
-static const struct schema_type schema_object_property_info =
-    SCHEMA_TYPE_STRUCT(struct object_property_info, "ObjectPropertyInfo", object_property_info_members,
-                       "A property of an object.");
+static const struct schema_type schema_object_property_info = SCHEMA_TYPE_STRUCT(
+    struct object_property_info, "ObjectPropertyInfo", object_property_info_members, "A property of an object.");
 const struct schema_type schema_object_property_info_list =
     SCHEMA_TYPE_ARRAY("[ObjectPropertyInfo]", schema_object_property_info);
 
@@ -187,11 +188,14 @@ static int check_secret(const struct object_options *options, struct error *err)
     const struct secret_options *secret = &options->secret;
 
     if (secret->keyid != NULL || secret->iv != NULL)
-        return error_set(err, -EINVAL, "member '%s' is not supported: encrypted secrets are not, use 'file' with a file "
-                                       "that only the service account can read",
+        return error_set(err, -EINVAL,
+                         "member '%s' is not supported: encrypted secrets are not, use 'file' with a file "
+                         "that only the service account can read",
                          secret->keyid != NULL ? "keyid" : "iv");
-    if ((secret->data != NULL) == (secret->file != NULL))
-        return error_set(err, -EINVAL, "exactly one of the members 'data' and 'file' must be given");
+    if (secret->data != NULL && secret->file != NULL)
+        return error_set(err, -EINVAL, "'file' and 'data' are mutually exclusive");
+    if (secret->data == NULL && secret->file == NULL)
+        return error_set(err, -EINVAL, "Either 'file' or 'data' must be provided");
     return check_loaded(secret->has_loaded, secret->loaded, err);
 }
 
@@ -200,12 +204,15 @@ static int check_tls_creds(const struct object_options *options, struct error *e
     const struct tls_creds_options *creds = &options->tls_creds;
 
     if (creds->endpoint != TLS_CREDS_ENDPOINT_SERVER)
-        return error_set(err, -EINVAL, "member 'endpoint' must be server (its default is client): nothing here is a TLS "
-                                       "client");
+        return error_set(err, -EINVAL,
+                         "Expected TLS credentials for a server endpoint: member 'endpoint' must be server (its "
+                         "default is client): nothing here is a TLS "
+                         "client");
     if (creds->dir == NULL && options->type != OBJECT_TYPE_TLS_CREDS_ANON)
-        return error_set(err, -EINVAL, "member 'dir' is missing");
+        return error_set(err, -EINVAL, "Parameter 'dir' is missing");
     if (creds->username != NULL)
-        return error_set(err, -EINVAL, "member 'username' is a client's: leave it out, the users are in dir's keys.psk");
+        return error_set(err, -EINVAL,
+                         "member 'username' is a client's: leave it out, the users are in dir's keys.psk");
     return check_loaded(creds->has_loaded, creds->loaded, err);
 }
 
@@ -220,7 +227,8 @@ int object_options_check(const struct object_options *options, struct error *err
 
     if (!qmp_id_wellformed(options->id, IPC_EXPORT_ID_MAX - 1))
         return error_set(err, -EINVAL,
-                         "member 'id' must be a letter and then letters, digits, '-', '.' or '_', at most %d in all",
+                         "Parameter 'id' expects an identifier: a letter and then letters, digits, '-', '.' or '_', at "
+                         "most %d in all",
                          IPC_EXPORT_ID_MAX - 1);
     return by_type[options->type] != NULL ? by_type[options->type](options, err) : 0;
 }

@@ -3,6 +3,7 @@
  * Tables of the types of QEMU's qapi/sockets.json, and of --chardev, whose flat options are those of QEMU's command
  * line rather than of qapi/char.json.
  */
+#include "monitor/qmp/elsewhere.h"
 #include "monitor/qmp/types.h"
 
 static const struct schema_member inet_members[] = {
@@ -110,8 +111,8 @@ static const struct schema_value chardev_backend_values[] = {
     [CHARDEV_STDIO] = { "stdio", "Standard input and output." },
     [CHARDEV_NULL] = { "null", "Nothing; a monitor on it never hears of anybody." },
 };
-static const struct schema_type schema_chardev_backend =
-    SCHEMA_TYPE_ENUM("ChardevBackendKind", chardev_backend_values, "Kinds of chardevs.");
+static const struct schema_type schema_chardev_backend = SCHEMA_TYPE_ENUM_OF_MORE(
+    "ChardevBackendKind", chardev_backend_values, elsewhere_chardevs, "Kinds of chardevs.");
 
 static const struct schema_member chardev_socket_members[] = {
     SCHEMA_MEMBER_OPT(struct chardev_socket, path, "path", schema_str, "Path of a unix socket."),

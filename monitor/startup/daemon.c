@@ -105,7 +105,7 @@ static int open_locked(const char *path, int *ret_fd, struct stat *ret_stat, str
     int r;
 
     if (fd < 0)
-        return error_set(err, -errno, "cannot make the pid file '%s': %s", path, strerror(errno));
+        return error_set(err, -errno, "cannot create PID file: Could not create '%s': %s", path, strerror(errno));
     if (fstat(fd, ret_stat) < 0 || !S_ISREG(ret_stat->st_mode))
         return error_set(err, -EINVAL, "the pid file '%s' is no regular file", path);
     r = lock_whole(path, fd, err);

@@ -86,16 +86,12 @@ static int take_object(struct startup_options *options, const char *value, struc
 
 static int take_user(struct startup_options *options, const char *value, struct error *err)
 {
-    if (options->user != NULL)
-        return error_set(err, -EINVAL, "--user is given twice");
     options->user = value;
     return 0;
 }
 
 static int take_pidfile(struct startup_options *options, const char *value, struct error *err)
 {
-    if (options->pidfile != NULL)
-        return error_set(err, -EINVAL, "--pidfile is given twice");
     if (value[0] == '\0')
         return error_set(err, -EINVAL, "--pidfile needs a path");
     options->pidfile = value;
@@ -186,14 +182,14 @@ static int take_option(int argc, char **argv, int *index, struct startup_options
     const struct startup_option *option = find_option(arg, &value);
 
     if (option == NULL && arg[0] != '-')
-        return error_set(err, -EINVAL, "'%.200s' is no option (try --help)", arg);
+        return error_set(err, -EINVAL, "%.200s: Unexpected argument (try --help)", arg);
     if (option == NULL)
-        return error_set(err, -EINVAL, "there is no option '%.200s' (try --help)", arg);
+        return error_set(err, -EINVAL, "unrecognized option '%.200s' (try --help)", arg);
     if (option->value == NULL && value != NULL)
-        return error_set(err, -EINVAL, "option --%s takes no value", option->name);
+        return error_set(err, -EINVAL, "option '--%s' takes no value", option->name);
     if (option->value != NULL && value == NULL) {
         if (*index >= argc)
-            return error_set(err, -EINVAL, "option --%s needs a value: %s", option->name, option->value);
+            return error_set(err, -EINVAL, "option '--%s' requires an argument: %s", option->name, option->value);
         value = argv[(*index)++];
     }
     return option->take(options, value, err);

@@ -100,7 +100,7 @@ def test_removed_while_it_is_made(server, pki):
             "qom-type": "tls-creds-x509", "id": "obj", "dir": str(pki["server"]), "endpoint": "server"}})
         wait_for(lambda: [row for row in other.cmd("__org.bulkhead_query-workers") if row["role"] == "tls-signer"],
                  "the monitor to have begun")
-        with pytest.raises(QmpError, match="already an object"):
+        with pytest.raises(QmpError, match="duplicate property 'obj'"):
             other.cmd("object-add", {"qom-type": "secret", "id": "obj", "data": "x"})
         assert "return" in server.qmp.reply(10)
         assert objects(server) == {"obj": "child<tls-creds-x509>"}
@@ -155,7 +155,7 @@ def test_password_of_a_key(server, encrypted, tmp):
     add(server, "authz-simple", id="none", identity="x")
     add_x509(server, encrypted, passwordid="good")
     server.qmp.cmd("object-del", {"id": "obj"})
-    for passwordid, text in ((None, "passwordid"), ("bad", "password is wrong"), ("nobody", "no secret 'nobody'"),
+    for passwordid, text in ((None, "passwordid"), ("bad", "password is wrong"), ("nobody", "No secret with id 'nobody'"),
                              ("none", "is no secret")):
         with pytest.raises(QmpError, match=text):
             add_x509(server, encrypted, **({"passwordid": passwordid} if passwordid else {}))
@@ -227,7 +227,7 @@ def test_a_server_has_no_user_name(server, pki):
 # ---- The NBD server ----
 
 @pytest.mark.parametrize("members,text", [
-    ({"tls-creds": "nobody"}, "no TLS credentials 'nobody'"), ({"tls-creds": "plain"}, "not TLS credentials"),
+    ({"tls-creds": "nobody"}, "No TLS credentials with id 'nobody'"), ({"tls-creds": "plain"}, "not TLS credentials"),
     ({"tls-authz": "plain"}, "tls-authz"),
 ])
 def test_server_with_wrong_credentials(server, members, text):
@@ -260,4 +260,4 @@ def test_command_line_that_is_refused(build, text):
 def test_what_uses_an_object_comes_after_it(build, tmp, pki):
     result = run(build / "bulkhead", "--user", "bulkhead", "--nbd-server", f"addr.type=unix,addr.path={tmp}/s,tls-creds=t",
                  "--object", f"tls-creds-psk,id=t,dir={pki['psk']},endpoint=server", status=1)
-    assert "no TLS credentials 't'" in result.stderr_text
+    assert "No TLS credentials with id 't'" in result.stderr_text

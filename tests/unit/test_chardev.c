@@ -363,23 +363,24 @@ static void test_wrong_options_are_refused(void **state)
         const char *options;
         const char *text;
     } cases[] = {
-        { "socket,id=1", "option 'id' must be a letter and then letters, digits, '-', '.' or '_'" },
-        { "socket,id=used,path=@", "there is a chardev 'used' already" },
+        { "socket,id=1", "Parameter 'id' expects an identifier: a letter and then letters, digits, '-', '.' or '_'" },
+        { "socket,id=used,path=@", "attempt to add duplicate property 'used': there is a chardev of that id already" },
         { "socket,id=c", "chardev 'c': a socket needs one of the options 'path', 'port' (with 'host') and 'fd'" },
         { "socket,id=c,path=@,port=1",
           "chardev 'c': a socket needs one of the options 'path', 'port' (with 'host') and 'fd'" },
-        { "socket,id=c,host=h", "chardev 'c': option 'port' is missing" },
+        { "socket,id=c,host=h", "chardev 'c': Parameter 'port' is missing" },
         { "socket,id=c,path=@,telnet=on", "chardev 'c': option 'telnet' is not supported: leave it out" },
         { "socket,id=c,path=@,tls-creds=t", "chardev 'c': option 'tls-creds' is not supported: use a unix socket" },
         { "socket,id=c,path=@,reconnect=5",
           "chardev 'c': option 'reconnect' is not supported: set it to 0, or let the client connect (server=on)" },
         { "socket,id=c,path=@,wait=on", "chardev 'c': option 'wait' needs server=on" },
         { "socket,id=c,path=/nonexistent/socket",
-          "chardev 'c': cannot connect to '/nonexistent/socket': No such file or directory" },
+          "chardev 'c': Failed to connect to '/nonexistent/socket': No such file or directory" },
         { "socket,id=c,fd=99", "chardev 'c': descriptor '99' is not a socket that was passed in: Bad file descriptor" },
         { "stdio,id=c,mux=on", "chardev 'c': option 'mux' is not supported: leave it out" },
         { "stdio,id=c,logfile=l", "chardev 'c': option 'logfile' is not supported: leave it out" },
-        { "pty,id=c", "option 'backend' must be 'socket', 'stdio' or 'null', not 'pty'" },
+        { "pty,id=c", "Parameter 'backend' does not accept value 'pty': qemu-storage-daemon has it, bulkhead does not "
+                      "support it; there is 'socket', 'stdio' and 'null'" },
     };
     struct error err;
 
@@ -396,12 +397,12 @@ static void test_wrong_monitors_are_refused(void **state)
 
     assert_added(*state, "null,id=c");
     assert_int_equal(add_monitor(*state, "other", &err), -ENOENT);
-    assert_string_equal(err.text, "chardev 'other' does not exist: give its --chardev before");
+    assert_string_equal(err.text, "chardev \"other\" not found: give its --chardev before");
     assert_int_equal(add_monitor(*state, "c,mode=readline", &err), -EINVAL);
     assert_string_equal(err.text, "option 'mode' must be 'control': there is no human monitor");
     assert_int_equal(add_monitor(*state, "c", &err), 0);
     assert_int_equal(add_monitor(*state, "c", &err), -EBUSY);
-    assert_string_equal(err.text, "chardev 'c' has a monitor already");
+    assert_string_equal(err.text, "Device 'c' is in use: the chardev has a monitor already");
 }
 
 static void test_the_number_of_chardevs_is_limited(void **state)

@@ -122,7 +122,7 @@ static void test_numbers_that_a_double_does_not_tell_keep_their_text(void **stat
 
 static const struct wrong {
     const char *json;
-    const char *error; /* without "! invalid JSON " */
+    const char *error; /* without "! JSON parse error " */
 } wrong[] = {
     { "{\"a\":}", "at byte 6: a value is expected" },
     { "{\"a\" 1}", "at byte 6: ':' is expected" },
@@ -182,7 +182,7 @@ static void test_a_wrong_message_gives_one_error_and_the_next_is_read(void **sta
         char expected[300];
 
         snprintf(text, sizeof(text), "%s{\"next\":true}", wrong[i].json);
-        snprintf(expected, sizeof(expected), "! invalid JSON %s\n{\"next\": true}\n", wrong[i].error);
+        snprintf(expected, sizeof(expected), "! JSON parse error %s\n{\"next\": true}\n", wrong[i].error);
         assert_transcript(text, expected);
     }
 }
@@ -213,7 +213,7 @@ static void test_a_character_that_belongs_nowhere_ends_the_message(void **state)
     for (unsigned i = 0; i < ARRAY_SIZE(rejected); i++) {
         char expected[200];
 
-        snprintf(expected, sizeof(expected), "! invalid JSON at byte %s\n%s{}\n", rejected[i].error,
+        snprintf(expected, sizeof(expected), "! JSON parse error at byte %s\n%s{}\n", rejected[i].error,
                  strstr(rejected[i].json, "[]{}") != NULL ? "[]\n" : "");
         assert_transcript(rejected[i].json, expected);
     }
@@ -251,16 +251,16 @@ static void test_the_number_of_errors_says_where_reading_went_on(void **state)
 
 static void test_a_bracket_that_does_not_fit_ends_the_message(void **state)
 {
-    assert_transcript("[\"a\"}{}", "! invalid JSON at byte 5: ',' or ']' is expected\n{}\n");
-    assert_transcript("{\"a\"]{}", "! invalid JSON at byte 5: ':' is expected\n{}\n");
-    assert_transcript("{\"a\":]\n{}", "! invalid JSON at byte 6: a value is expected\n{}\n");
+    assert_transcript("[\"a\"}{}", "! JSON parse error at byte 5: ',' or ']' is expected\n{}\n");
+    assert_transcript("{\"a\"]{}", "! JSON parse error at byte 5: ':' is expected\n{}\n");
+    assert_transcript("{\"a\":]\n{}", "! JSON parse error at byte 6: a value is expected\n{}\n");
 }
 
 static void test_a_nul_is_a_control_character(void **state)
 {
     assert_transcript_of("[\"a\0b\n{}", 8,
-                         "! invalid JSON at byte 4: a control character in a string must be escaped\n{}\n");
-    assert_transcript_of("[\0{}", 4, "! invalid JSON at byte 2: a control character\n{}\n");
+                         "! JSON parse error at byte 4: a control character in a string must be escaped\n{}\n");
+    assert_transcript_of("[\0{}", 4, "! JSON parse error at byte 2: a control character\n{}\n");
 }
 
 /* ---- Limits ---- */
@@ -278,7 +278,7 @@ static void test_depth_is_limited(void **state)
     memset(text, '[', JSON_DEPTH_MAX + 1);
     memset(text + JSON_DEPTH_MAX + 1, ']', JSON_DEPTH_MAX + 1);
     strcpy(text + JSON_DEPTH_MAX + 1, "{}");
-    assert_transcript(text, "! invalid JSON at byte 1025: values are nested too deeply\n{}\n");
+    assert_transcript(text, "! JSON parse error at byte 1025: values are nested too deeply\n{}\n");
 }
 
 static void test_length_is_limited(void **state)
@@ -301,7 +301,7 @@ static void test_length_is_limited(void **state)
     memcpy(text, "[\"", 2);
     memcpy(text + len - 2, "\"]{}", 4);
     assert_int_equal(json_lexer_feed(lexer, text, len + 2, &used, &value, &err), JSON_ERROR);
-    assert_string_equal(err.text, "invalid JSON at byte 262145: the message is too long");
+    assert_string_equal(err.text, "JSON parse error at byte 262145: the message is too long");
     assert_int_equal(json_lexer_feed(lexer, text + used, len + 2 - used, &used, &value, &err), JSON_VALUE);
     assert_true(cJSON_IsObject(value));
     cJSON_Delete(value);
@@ -320,7 +320,7 @@ static void test_length_of_a_number_is_limited(void **state)
     snprintf(expected, sizeof(expected), "%s\n", text);
     assert_transcript(text, expected);
     strcpy(text + 1 + JSON_TOKEN_MAX, "1]");
-    assert_transcript(text, "! invalid JSON at byte 1026: a number or word is too long\n");
+    assert_transcript(text, "! JSON parse error at byte 1026: a number or word is too long\n");
 }
 
 /* How many of unit fit in one message before an error comes; its text is in err. */
@@ -378,11 +378,11 @@ static void test_a_whole_text_is_exactly_one_value(void **state)
     } cases[] = {
         { "{} ", NULL },
         { "12", NULL },
-        { "", "invalid JSON: it ends too early" },
-        { "{", "invalid JSON: it ends too early" },
-        { "{} {}", "invalid JSON at byte 3: there is more after the value" },
-        { "1 x", "invalid JSON at byte 2: there is more after the value" },
-        { "tru", "invalid JSON at byte 3: a value is expected" },
+        { "", "JSON parse error: it ends too early" },
+        { "{", "JSON parse error: it ends too early" },
+        { "{} {}", "JSON parse error at byte 3: there is more after the value" },
+        { "1 x", "JSON parse error at byte 2: there is more after the value" },
+        { "tru", "JSON parse error at byte 3: a value is expected" },
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {

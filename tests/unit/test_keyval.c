@@ -23,6 +23,8 @@ static void test_strings_become_trees(void **state)
         { &keyval_blockdev, "file", "{\"driver\": \"file\"}" },
         { &keyval_export, "nbd,id=e", "{\"type\": \"nbd\", \"id\": \"e\"}" },
         { &keyval_monitor, "qmp0,pretty=on", "{\"chardev\": \"qmp0\", \"pretty\": \"on\"}" },
+        { &keyval_blockdev, "file,a=1,driver=raw,a=2,b.c=3,b.c=4",
+          "{\"driver\": \"raw\", \"a\": \"2\", \"b\": {\"c\": \"4\"}}" },
         { &keyval_blockdev, "a=", "{\"a\": \"\"}" },
         { &keyval_blockdev, "a=b=c", "{\"a\": \"b=c\"}" },
         { &keyval_blockdev, "a=x,,y,b=,,,c=,,", "{\"a\": \"x,y\", \"b\": \",\", \"c\": \",\"}" },
@@ -61,30 +63,33 @@ static void test_malformed_strings_are_refused(void **state)
         const char *text;
         const char *error;
     } cases[] = {
-        { &keyval_nbd_server, "unix", "'unix' is not of the form name=value" },
-        { &keyval_blockdev, "file,rest", "'rest' is not of the form name=value" },
-        { &keyval_blockdev, ",a=b", "'' is not of the form name=value" },
-        { &keyval_blockdev, "a=b,,,,c,d", "'d' is not of the form name=value" },
+        { &keyval_nbd_server, "unix", "Expected '=' after parameter 'unix'" },
+        { &keyval_blockdev, "file,rest", "Expected '=' after parameter 'rest'" },
+        { &keyval_blockdev, ",a=b", "Expected '=' after parameter ''" },
+        { &keyval_blockdev, "a=b,,,,c,d", "Expected '=' after parameter 'd'" },
         { &keyval_blockdev, "server", NULL },
-        { &keyval_blockdev, "file,server", "'server' is not of the form name=value" },
-        { &keyval_blockdev, "=x", "option '' is not a well-formed name" },
-        { &keyval_blockdev, "a..b=x", "option 'a..b' is not a well-formed name" },
-        { &keyval_blockdev, ".a=x", "option '.a' is not a well-formed name" },
-        { &keyval_blockdev, "a.=x", "option 'a.' is not a well-formed name" },
-        { &keyval_blockdev, "a b=x", "option 'a b' is not a well-formed name" },
-        { &keyval_blockdev, "\xc3\xa9=x", "option '\xc3\xa9' is not a well-formed name" },
-        { &keyval_blockdev, "a=1,a=2", "duplicate option 'a'" },
-        { &keyval_blockdev, "file,driver=raw", "duplicate option 'driver'" },
-        { &keyval_blockdev, "a.b=1,a.b=1", "duplicate option 'a.b'" },
-        { &keyval_blockdev, "a=1,a.b=2", "option 'a.b' is below one that has been given a value" },
-        { &keyval_blockdev, "a.b=1,a=2", "option 'a' is a value, but has options of its own before" },
-        { &keyval_blockdev, "a.1=x", "a list must be numbered 0, 1, 2 and so on: '0' is missing beside '1'" },
-        { &keyval_blockdev, "a.0=x,a.2=y", "a list must be numbered 0, 1, 2 and so on: '1' is missing beside '2'" },
-        { &keyval_blockdev, "a.0=x,a.b=y", "a list must be numbered 0, 1, 2 and so on: '1' is missing beside 'b'" },
-        { &keyval_blockdev, "a.00=x", "a list must be numbered 0, 1, 2 and so on: '0' is missing beside '00'" },
-        { &keyval_blockdev, "{\"a\":1,\"a\":2}", "invalid JSON at byte 10: duplicate member 'a'" },
-        { &keyval_blockdev, "{\"a\":1", "invalid JSON: it ends too early" },
-        { &keyval_blockdev, "{} x", "invalid JSON at byte 3: there is more after the value" },
+        { &keyval_blockdev, "file,server", "Expected '=' after parameter 'server'" },
+        { &keyval_blockdev, "=x", "Invalid parameter ''" },
+        { &keyval_blockdev, "a..b=x", "Invalid parameter 'a..b'" },
+        { &keyval_blockdev, ".a=x", "Invalid parameter '.a'" },
+        { &keyval_blockdev, "a.=x", "Invalid parameter 'a.'" },
+        { &keyval_blockdev, "a b=x", "Invalid parameter 'a b'" },
+        { &keyval_blockdev, "\xc3\xa9=x", "Invalid parameter '\xc3\xa9'" },
+        { &keyval_blockdev, "a=1,a.b=2",
+          "Parameters 'a.*' used inconsistently: as a value, and as options of its own" },
+        { &keyval_blockdev, "a.b=1,a=2",
+          "Parameters 'a.*' used inconsistently: as a value, and as options of its own" },
+        { &keyval_blockdev, "a.1=x",
+          "Parameter 'a.0' missing: a list is numbered 0, 1, 2 and so on, and there is '1'" },
+        { &keyval_blockdev, "a.0=x,a.2=y",
+          "Parameter 'a.1' missing: a list is numbered 0, 1, 2 and so on, and there is '2'" },
+        { &keyval_blockdev, "a.0=x,a.b=y",
+          "Parameter 'a.1' missing: a list is numbered 0, 1, 2 and so on, and there is 'b'" },
+        { &keyval_blockdev, "a.00=x",
+          "Parameter 'a.0' missing: a list is numbered 0, 1, 2 and so on, and there is '00'" },
+        { &keyval_blockdev, "{\"a\":1,\"a\":2}", "JSON parse error at byte 10: duplicate member 'a'" },
+        { &keyval_blockdev, "{\"a\":1", "JSON parse error: it ends too early" },
+        { &keyval_blockdev, "{} x", "JSON parse error at byte 3: there is more after the value" },
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -157,7 +162,7 @@ static void test_wrong_options_are_named(void **state)
     memset(&monitor, 0xff, sizeof(monitor));
     assert_int_equal(keyval_decode(&keyval_monitor, "c,pretty=maybe", &schema_monitor_options, &monitor, &err),
                      -EINVAL);
-    assert_string_equal(err.text, "option 'pretty' must be 'on' or 'off'");
+    assert_string_equal(err.text, "Parameter 'pretty' expects 'on' or 'off'");
     assert_null(monitor.chardev);
     memset(&monitor, 0xff, sizeof(monitor));
     assert_int_equal(keyval_decode(&keyval_monitor, "c,c", &schema_monitor_options, &monitor, &err), -EINVAL);

@@ -350,7 +350,7 @@ static void test_a_read_only_node_below_makes_the_tree_read_only(void **state)
     assert_int_equal(add(f, "{'driver':'raw','node-name':'r','file':'a'}"), 0);
     assert_true(graph_node_read_only(graph_find(f->graph, "r")));
     assert_int_equal(use(f, "r", true), -EPERM);
-    assert_non_null(strstr(f->err.text, "'a' is read-only"));
+    assert_non_null(strstr(f->err.text, "Cannot export read-only node as writable: node 'a'"));
     assert_int_equal(graph_find(f->graph, "r")->refs, 1);
 }
 

@@ -16,7 +16,7 @@
 #include "monitor/qmp/session.h"
 
 #define GREETING                                                                                                       \
-    "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 10, \"minor\": 0, \"micro\": 0}, \"package\": \"bulkhead " VERSION \
+    "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 0, \"major\": 10}, \"package\": \"bulkhead " VERSION \
     "\"}, \"capabilities\": []}}"
 
 /* ---- The monitor ---- */
@@ -236,13 +236,13 @@ static void test_only_qmp_capabilities_runs_before_negotiation(void **state)
     struct client *client = client_new(monitor, false);
 
     next_line(monitor, client);
-    run_for(monitor, client, "{\"execute\":\"now\",\"id\":1}",
-            "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"command 'now' comes too early: negotiate with "
-            "'qmp_capabilities' first\"}, \"id\": 1}");
     run_for(
-        monitor, client, "{\"execute\":\"nonsense\"}",
-        "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"command 'nonsense' comes too early: negotiate with "
-        "'qmp_capabilities' first\"}}");
+        monitor, client, "{\"execute\":\"now\",\"id\":1}",
+        "{\"id\": 1, \"error\": {\"class\": \"CommandNotFound\", \"desc\": \"Expecting capabilities negotiation with "
+        "'qmp_capabilities' before 'now'\"}}");
+    run_for(monitor, client, "{\"execute\":\"nonsense\"}",
+            "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"Expecting capabilities negotiation with "
+            "'qmp_capabilities' before 'nonsense'\"}}");
     assert_int_equal(monitor->runs, 0);
     run_for(monitor, client, "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[]}}", "{\"return\": {}}");
     run_for(monitor, client, "{\"execute\":\"now\"}", "{\"return\": {}}");
@@ -254,8 +254,8 @@ static void test_negotiation_happens_once(void **state)
     struct client *client = negotiated_client(*state);
 
     run_for(*state, client, "{\"execute\":\"qmp_capabilities\"}",
-            "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"command 'qmp_capabilities' comes too late: "
-            "capabilities have been negotiated\"}}");
+            "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"Capabilities negotiation is already complete, "
+            "'qmp_capabilities' comes too late\"}}");
     client_free(client);
 }
 
@@ -268,7 +268,8 @@ static void test_a_capability_that_is_not_offered_is_refused(void **state)
             "{\"error\": {\"class\": \"GenericError\", \"desc\": \"member 'enable': the capability 'oob' is not "
             "offered\"}}");
     run_for(*state, client, "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"x\"]}}",
-            "{\"error\": {\"class\": \"GenericError\", \"desc\": \"member 'enable.0' must be 'oob', not 'x'\"}}");
+            "{\"error\": {\"class\": \"GenericError\", \"desc\": \"Parameter 'enable.0' does not accept value 'x'; "
+            "there is 'oob'\"}}");
     run_for(*state, client, "{\"execute\":\"qmp_capabilities\"}", "{\"return\": {}}");
     client_free(client);
 }
@@ -290,8 +291,8 @@ static void test_any_id_comes_back(void **state)
         run_for(*state, client, request, reply);
         snprintf(request, sizeof(request), "{\"execute\":\"now\",\"arguments\":1,\"id\":%s}", ids[i]);
         snprintf(reply, sizeof(reply),
-                 "{\"error\": {\"class\": \"GenericError\", \"desc\": \"member 'arguments' must be an object\"}, "
-                 "\"id\": %s}",
+                 "{\"id\": %s, \"error\": {\"class\": \"GenericError\", "
+                 "\"desc\": \"QMP input member 'arguments' must be an object\"}}",
                  ids[i]);
         run_for(*state, client, request, reply);
     }
@@ -304,18 +305,19 @@ static void test_malformed_requests_are_refused(void **state)
         const char *request;
         const char *desc;
     } cases[] = {
-        { "{}", "member 'execute' is missing" },
-        { "{\"execute\":1}", "member 'execute' must be a string" },
-        { "{\"Execute\":\"now\"}", "member 'Execute' is not known in a request" },
-        { "{\"execute\":\"now\",\"extra\":1}", "member 'extra' is not known in a request" },
-        { "{\"exec-oob\":\"now\"}", "member 'exec-oob' needs the capability 'oob', which is not offered" },
-        { "{\"execute\":\"now\",\"arguments\":[]}", "member 'arguments' must be an object" },
-        { "{\"execute\":\"now\",\"arguments\":{\"x\":1}}", "member 'x' is not known here" },
-        { "{\"execute\":\"del\"}", "member 'id' is missing" },
-        { "{\"execute\":\"del\",\"arguments\":{\"id\":\"a\",\"mode\":true}}", "member 'mode' must be a string" },
-        { "[]", "a request must be a JSON object" },
-        { "1 ", "a request must be a JSON object" },
-        { "{\"execute\":\"now\",\"execute\":\"now\"}", "invalid JSON at byte 26: duplicate member 'execute'" },
+        { "{}", "QMP input lacks member 'execute'" },
+        { "{\"execute\":1}", "QMP input member 'execute' must be a string" },
+        { "{\"Execute\":\"now\"}", "QMP input member 'Execute' is unexpected" },
+        { "{\"execute\":\"now\",\"extra\":1}", "QMP input member 'extra' is unexpected" },
+        { "{\"exec-oob\":\"now\"}", "QMP input member 'exec-oob' is unexpected: the capability 'oob' is not offered" },
+        { "{\"execute\":\"now\",\"arguments\":[]}", "QMP input member 'arguments' must be an object" },
+        { "{\"execute\":\"now\",\"arguments\":{\"x\":1}}", "Parameter 'x' is unexpected" },
+        { "{\"execute\":\"del\"}", "Parameter 'id' is missing" },
+        { "{\"execute\":\"del\",\"arguments\":{\"id\":\"a\",\"mode\":true}}",
+          "Invalid parameter type for 'mode', expected: string" },
+        { "[]", "QMP input must be a JSON object" },
+        { "1 ", "QMP input must be a JSON object" },
+        { "{\"execute\":\"now\",\"execute\":\"now\"}", "JSON parse error at byte 26: duplicate member 'execute'" },
     };
     struct monitor *monitor = *state;
     struct client *client = negotiated_client(monitor);
@@ -340,7 +342,7 @@ static void test_a_command_gets_its_arguments_and_its_error_has_a_class(void **s
             "{\"error\": {\"class\": \"DeviceNotFound\", \"desc\": \"export 'x' does not exist\"}}");
     assert_string_equal(monitor->seen, "x/1");
     run_for(monitor, client, "{\"execute\":\"nonsense\"}",
-            "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"command 'nonsense' does not exist\"}}");
+            "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"The command nonsense has not been found\"}}");
     client_free(client);
 }
 
@@ -369,11 +371,13 @@ static void test_a_session_goes_on_after_garbage(void **state)
 {
     struct client *client = negotiated_client(*state);
 
-    run_for(*state, client, "garbage\n",
-            "{\"error\": {\"class\": \"GenericError\", \"desc\": \"invalid JSON at byte 7: a value is expected\"}}");
-    run_for(*state, client, "{\"execute\": \xff",
-            "{\"error\": {\"class\": \"GenericError\", \"desc\": \"invalid JSON at byte 13: a byte that UTF-8 never "
-            "has\"}}");
+    run_for(
+        *state, client, "garbage\n",
+        "{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error at byte 7: a value is expected\"}}");
+    run_for(
+        *state, client, "{\"execute\": \xff",
+        "{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error at byte 13: a byte that UTF-8 never "
+        "has\"}}");
     run_for(*state, client, "{\"execute\": \"now\"}", "{\"return\": {}}");
     client_free(client);
 }
@@ -399,7 +403,7 @@ static void test_the_next_command_waits_for_a_deferred_reply(void **state)
     assert_silence(monitor, client);
     error_set(&err, -EIO, "it went wrong");
     qmp_reply_error(monitor->later[1], &err);
-    assert_line(monitor, client, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"it went wrong\"}, \"id\": 3}");
+    assert_line(monitor, client, "{\"id\": 3, \"error\": {\"class\": \"GenericError\", \"desc\": \"it went wrong\"}}");
     client_free(client);
     client_free(other);
 }
@@ -497,6 +501,9 @@ static void test_events_go_to_everybody_who_has_negotiated(void **state)
         struct cJSON *event = cJSON_Parse(next_line(monitor, client));
         struct cJSON *stamp = cJSON_GetObjectItem(event, "timestamp");
 
+        assert_ptr_equal(event->child, stamp); /* the order is qemu-storage-daemon's */
+        assert_string_equal(stamp->next->string, "event");
+        assert_string_equal(stamp->next->next->string, "data");
         assert_string_equal(cJSON_GetObjectItem(event, "event")->valuestring, "BLOCK_EXPORT_DELETED");
         assert_string_equal(cJSON_GetObjectItem(cJSON_GetObjectItem(event, "data"), "id")->valuestring, "e");
         assert_true(cJSON_GetObjectItem(stamp, "seconds")->valuedouble > 1.7e9);
@@ -618,7 +625,7 @@ static void test_version_and_commands_can_be_asked_for(void **state)
     const char *line;
 
     run_for(*state, client, "{\"execute\":\"query-version\"}",
-            "{\"return\": {\"qemu\": {\"major\": 10, \"minor\": 0, \"micro\": 0}, \"package\": \"bulkhead " VERSION
+            "{\"return\": {\"qemu\": {\"micro\": 0, \"minor\": 0, \"major\": 10}, \"package\": \"bulkhead " VERSION
             "\"}}");
     client_send(client, "{\"execute\":\"query-commands\"}");
     line = next_line(*state, client);

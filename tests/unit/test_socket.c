@@ -128,7 +128,9 @@ static void test_a_stale_socket_is_replaced_and_a_live_one_refused(void **state)
     char expected[200];
 
     assert_int_equal(try_listen(&addr, &listeners, &err), 0);
-    snprintf(expected, sizeof(expected), "'%s' is in use by another program: end it or choose another path", f->path);
+    snprintf(expected, sizeof(expected),
+             "Failed to bind socket to %s: Address already in use by another program: end it or choose another path",
+             f->path);
     assert_int_equal(try_listen(&addr, &other, &err), -EADDRINUSE);
     assert_string_equal(err.text, expected);
     close_fd(&listeners.fds[0]); /* as if it had been killed */
@@ -168,7 +170,7 @@ static void test_paths_that_cannot_be_are_refused(void **state)
     assert_int_equal(try_listen(&addr, &listeners, &err), -EINVAL);
     addr = unix_address("/nonexistent/socket");
     assert_int_equal(try_listen(&addr, &listeners, &err), -ENOENT);
-    assert_string_equal(err.text, "cannot make the socket '/nonexistent/socket': No such file or directory");
+    assert_string_equal(err.text, "Failed to bind socket to /nonexistent/socket: No such file or directory");
 }
 
 static void test_an_abstract_socket_has_no_file(void **state)
@@ -293,7 +295,8 @@ static void test_a_range_of_ports_gives_the_first_free_one(void **state)
     snprintf(port, sizeof(port), "%u", number);
     addr.inet.port = port;
     assert_int_equal(try_listen(&addr, &second, &err), -EADDRINUSE);
-    assert_non_null(strstr(err.text, "cannot listen on host '127.0.0.1' port "));
+    assert_non_null(
+        strstr(err.text, "Failed to find an available port: Address already in use, host '127.0.0.1' port "));
     addr.inet.has_to = true;
     addr.inet.to = (uint16_t)MIN(number + 200, 65535u);
     assert_int_equal(try_listen(&addr, &second, &err), 0);
@@ -344,11 +347,11 @@ static void test_wrong_ports_and_hosts_are_refused(void **state)
         { "127.0.0.1", "99999999999999999999", 0, "port 99999999999999999999 is beyond 65535" },
         { "127.0.0.1", "", 0, "the port is empty; port 0 lets the system choose one" },
         { "127.0.0.1", "http-ish", 0,
-          "cannot resolve host '127.0.0.1' port 'http-ish': Servname not supported for "
+          "address resolution failed for 127.0.0.1:http-ish: Servname not supported for "
           "ai_socktype" },
         { "127.0.0.1", "10", 9, "the range of ports '10' to 9 is empty" },
         { "127.0.0.1", "http", 90, "the range of ports 'http' to 90 is empty" },
-        { "192.0.2.77", "0", 0, "cannot listen on host '192.0.2.77' port 0: Cannot assign requested address" },
+        { "192.0.2.77", "0", 0, "Failed to bind socket: Cannot assign requested address, host '192.0.2.77' port 0" },
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -467,7 +470,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_file_that_is_no_socket_is_left_alone, setup, teardown),
         cmocka_unit_test(test_paths_that_cannot_be_are_refused),
         cmocka_unit_test(test_an_abstract_socket_has_no_file),
-        cmocka_unit_test_setup_teardown(test_a_socket_that_stopped_refuses_while_another_process_has_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_socket_that_stopped_refuses_while_another_process_has_it, setup,
+                                        teardown),
         cmocka_unit_test(test_tcp_on_a_port_that_the_system_chooses),
         cmocka_unit_test(test_a_port_that_stopped_refuses_and_is_free_while_another_process_has_it),
         cmocka_unit_test(test_all_addresses_of_a_name_have_the_same_port),

@@ -8,6 +8,7 @@
 #include <cjson/cJSON.h>
 
 #include "monitor/qmp/commands.h"
+#include "monitor/qmp/elsewhere.h"
 #include "monitor/qmp/introspect.h"
 #include "monitor/qmp/json-print.h"
 
@@ -57,12 +58,20 @@ static void test_names_of_commands_and_events_are_unique(void **state)
 static void test_arguments_are_structs_or_unions(void **state)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
+        assert_false(schema_name_in(elsewhere_commands, commands[i].name));
         if (commands[i].args != NULL)
             assert_true(commands[i].args->kind == SCHEMA_STRUCT || commands[i].args->kind == SCHEMA_UNION);
     }
 }
 
 /* ---- Types ---- */
+
+/* A name that only qemu-storage-daemon has must not be here as well. */
+static void assert_not_in(const char *const *names, const char *name)
+{
+    if (schema_name_in(names, name))
+        fail_msg("'%s' is said to be only elsewhere", name);
+}
 
 static void check_enum(const struct schema_type *type)
 {
@@ -72,6 +81,7 @@ static void check_enum(const struct schema_type *type)
         if (type->values[i].name == NULL)
             fail_msg("a value of %s has no name", type->name);
         assert_sentence(type->values[i].name, type->values[i].doc);
+        assert_not_in(type->elsewhere, type->values[i].name);
         for (unsigned j = 0; j < i; j++)
             assert_string_not_equal(type->values[i].name, type->values[j].name);
     }

@@ -68,11 +68,12 @@ static void test_what_is_not_supported_is_refused_by_name(void **state)
         const char *text;
     } cases[] = {
         { &schema_blockdev_options, "{\"driver\":\"null-co\",\"node-name\":\"\"}",
-          "member 'node-name' must be a letter and then letters, digits, '-', '.' or '_', at most 31 in all" },
+          "Invalid node-name: '' is not a letter and then letters, digits, '-', '.' or '_', at most 31 in all" },
         { &schema_blockdev_options, "{\"driver\":\"null-co\",\"node-name\":\"1a\"}",
-          "member 'node-name' must be a letter and then letters, digits, '-', '.' or '_', at most 31 in all" },
+          "Invalid node-name: '1a' is not a letter and then letters, digits, '-', '.' or '_', at most 31 in all" },
         { &schema_blockdev_options, "{\"driver\":\"null-co\",\"node-name\":\"a23456789012345678901234567890123\"}",
-          "member 'node-name' must be a letter and then letters, digits, '-', '.' or '_', at most 31 in all" },
+          "Invalid node-name: 'a23456789012345678901234567890123' is not a letter and then letters, digits, '-', '.' "
+          "or '_', at most 31 in all" },
         { &schema_blockdev_options, "{\"driver\":\"null-co\",\"detect-zeroes\":\"unmap\"}",
           "member 'detect-zeroes' is not supported: set it to off or leave it out" },
         { &schema_blockdev_options, "{\"driver\":\"null-co\",\"force-share\":true}",
@@ -95,7 +96,8 @@ static void test_what_is_not_supported_is_refused_by_name(void **state)
           "{\"addr\":{\"type\":\"inet\",\"host\":\"h\",\"port\":\"1\",\"ipv4\":false,\"ipv6\":false}}",
           "members 'ipv4' and 'ipv6' are both off: that leaves no address" },
         { &schema_block_export_options, "{\"type\":\"nbd\",\"id\":\"e 0\",\"node-name\":\"n\"}",
-          "member 'id' must be a letter and then letters, digits, '-', '.' or '_', at most 127 in all" },
+          "Invalid block export id: 'e 0' is not a letter and then letters, digits, '-', '.' or '_', at most 127 in "
+          "all" },
         { &schema_block_export_options, "{\"type\":\"nbd\",\"id\":\"e\",\"node-name\":\"n\",\"bitmaps\":[\"b\"]}",
           "member 'bitmaps' is not supported: there are no dirty bitmaps, leave it out" },
         { &schema_block_export_options, "{\"type\":\"nbd\",\"id\":\"e\",\"node-name\":\"n\",\"iothread\":\"i\"}",

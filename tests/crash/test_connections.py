@@ -122,6 +122,7 @@ def misbehave(server, count):
     silent.kill()
 
 
+@pytest.mark.control
 def test_many_connections_at_a_time(server, image, build, engine, descriptors):
     sandbox.need_root()
     count, rounds = how_many(build, engine, descriptors)

@@ -110,6 +110,7 @@ def test_killed_worker_again_and_again(exports):
         fuse.export(exports, "a", exports.points["a"], ident="a")
 
 
+@pytest.mark.control
 def test_stopped_worker_is_removed_by_force(exports):
     """A worker that answers nothing keeps neither the monitor nor the mounter from removing it."""
     pid = exports.export_worker("a")["pid"]

@@ -149,6 +149,7 @@ def test_the_worker_is_killed_while_it_starts(exports):
                 pytest.fail("the id is not free")
 
 
+@pytest.mark.control
 def test_a_worker_that_is_stopped_does_not_stop_the_monitor(exports):
     """SIGSTOP is what an endless loop looks like from outside. Deleting its export ends it by force."""
     pid = kill_worker(exports, "a", signal.SIGSTOP)
@@ -178,6 +179,7 @@ def test_killed_negotiator(exports):
     assert set(exports.exports()) == {"a", "b", "c"}
 
 
+@pytest.mark.control
 def test_negotiators_that_die_at_once_do_not_make_the_monitor_spin(exports):
     """The pool is refilled, but not faster than a machine can bear."""
     end = time.monotonic() + 3
@@ -272,6 +274,7 @@ def test_sigterm_under_load_writes_what_was_acknowledged(exports):
     assert exports.stop() == 0
 
 
+@pytest.mark.control
 def test_sigterm_ends_also_a_worker_that_does_not_listen(exports):
     kill_worker(exports, "a", signal.SIGSTOP)
     for worker in exports.workers(role="nbd-negotiator"):

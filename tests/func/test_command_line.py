@@ -18,6 +18,8 @@ from support.process import run, wait_for
 from support.qmp import Qmp
 from support.server import ACCOUNT
 
+pytestmark = pytest.mark.control
+
 
 @pytest.fixture
 def fresh(new_server):

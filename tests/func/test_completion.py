@@ -8,6 +8,8 @@ import pytest
 
 from support.process import output
 
+pytestmark = pytest.mark.control
+
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "docs/completion/bulkhead.bash"
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from support import pages
 
+pytestmark = pytest.mark.control
+
 SECTION = "Which test holds it"
 
 

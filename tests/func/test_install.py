@@ -9,6 +9,8 @@ import pytest
 from support.nbdraw import NbdRaw
 from support.process import need, output, run
 
+pytestmark = pytest.mark.control
+
 
 @pytest.fixture
 def installed(build, tmp):

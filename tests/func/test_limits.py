@@ -163,6 +163,7 @@ def test_the_default_limit_is_100(server, path):
         client.close()
 
 
+@pytest.mark.control
 @pytest.mark.parametrize("sent", ["nothing", "flags", "options"])
 def test_the_handshake_has_a_time_limit(server, path, sent):
     """10 seconds unless told otherwise, whether the client says nothing, half a thing, or always something."""
@@ -195,6 +196,7 @@ def test_transmission_has_none(server, path):
         assert client.read(0, 7) == b"content"
 
 
+@pytest.mark.control
 def test_a_thousand_silent_clients_cost_no_process_and_keep_nobody_out(server, path, descriptors):
     count = min(1000, descriptors // 5)
     serve(server, path, **{"max-connections": 0})
@@ -233,6 +235,7 @@ def test_clients_that_stop_half_way_give_way_when_all_negotiators_are_busy(new_s
         other.close()
 
 
+@pytest.mark.control
 def test_connections_that_come_and_go_leave_nothing(server, path):
     """500 of them, most of which break off at some point: descriptors and processes are back to where they were."""
     serve(server, path)

@@ -11,6 +11,8 @@ from support.images import MIB
 from support.nbdraw import *
 from support.nbdraw import NbdRaw
 
+pytestmark = pytest.mark.control
+
 PAGE = (pages.TOP / "docs" / "nbd-conformance.md").read_text()
 HEADER = (pages.TOP / "common" / "net" / "nbd-protocol.h").read_text()
 

@@ -84,6 +84,7 @@ def test_without_an_empty_name_there_is_no_default_export(disk):
         assert client.expect_closed() == b""
 
 
+@pytest.mark.control
 def test_a_list_of_a_thousand(disk):
     """One process each; nothing is truncated, each can be entered."""
     long = "x" * 1000

@@ -16,6 +16,8 @@ from support import tls
 from support.process import need, run, wait_for
 from support.qmp import QmpError
 
+pytestmark = pytest.mark.control
+
 
 @pytest.fixture(scope="module")
 def pki():

@@ -12,7 +12,7 @@ import pytest
 from support import images
 from support.images import MIB
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.control]
 
 # What is no value of each kind of member.
 WRONG = {

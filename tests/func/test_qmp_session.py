@@ -11,6 +11,8 @@ from support.images import MIB
 from support.process import stat_fields, wait_for
 from support.qmp import QmpClosed
 
+pytestmark = pytest.mark.control
+
 
 def rss_kib(pid):
     with open(f"/proc/{pid}/status") as status:

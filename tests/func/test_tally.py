@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.control
+
 TALLY = pathlib.Path(__file__).resolve().parents[1] / "tally.py"
 
 

@@ -206,15 +206,14 @@ def test_loop_device_over_it_trims_and_zeroes(server, image, point, tmp, options
     wait_for(lambda: loop not in process.output("losetup", "-a"), "the loop device to let go")
 
 
+@pytest.mark.guest
 @pytest.mark.qemu
-def test_guest_boots_from_it(server, engine, build, image, point, tmp):
+def test_guest_boots_from_it(server, image, point, tmp):
     """
     Everything that a virtual machine needs is on the exported disk, made there by programs of others: its firmware finds
     the boot loader, that one kernel and initramfs, and these the root file system, which the guest then writes to. The
     image by itself is in order afterwards, and holds what the guest has written.
     """
-    if engine != "auto" or sandbox.is_sanitized(build / "bulkhead"):
-        pytest.skip("takes long, and is run with the default engine and without sanitizers only")
     path = image("disk.img", size=80 * MIB)
     server.add_file("disk", path, discard="unmap")
     with fuse.fuse_conf("user_allow_other\n"):

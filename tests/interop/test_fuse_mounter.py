@@ -21,6 +21,8 @@ import pytest
 from support import process
 from support.server import ACCOUNT, give_to_account
 
+pytestmark = pytest.mark.control
+
 MAGIC = 0x6d6e7472
 MOUNT, UNMOUNT, REPLY = 1, 2, 3
 OFF, ON, AUTO = 0, 1, 2

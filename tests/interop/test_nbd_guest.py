@@ -6,7 +6,7 @@ guest boots from it and writes to it, and the image by itself has what the guest
 
 import pytest
 
-from support import guest, images, sandbox, tls
+from support import guest, images, tls
 from support.images import MIB
 from support.process import need, output, run
 
@@ -60,10 +60,9 @@ def disk(server, image, tmp, pki, request):
     return result
 
 
+@pytest.mark.guest
 @pytest.mark.parametrize("disk", ["clear", "x509"], indirect=True)
-def test_a_guest_boots_from_it_and_writes(server, engine, build, disk, shm, tmp):
-    if engine != "auto" or sandbox.is_sanitized(build / "bulkhead"):
-        pytest.skip("takes long, and is run with the default engine and without sanitizers only")
+def test_a_guest_boots_from_it_and_writes(server, disk, shm, tmp):
     source = images.make(tmp / "source.img", SIZE)
     guest.boot_disk(source, tmp, guest.WRITE_A_FILE + """
 check mount -o remount,rw /

@@ -8,7 +8,7 @@ import pytest
 
 from support import process, qemu
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.control]
 
 # A difference, the versions of QSD that have it, and its reason.
 BEFORE_10, FROM_10, ALWAYS = lambda version: version < (10, 0), lambda version: version >= (10, 0), lambda version: True

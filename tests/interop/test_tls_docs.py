@@ -10,6 +10,8 @@ import pytest
 from support import process, sandbox
 from support.process import need, run
 
+pytestmark = pytest.mark.control
+
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "tls.md"
 
 

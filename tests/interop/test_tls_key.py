@@ -13,6 +13,8 @@ import pytest
 from support import nbdraw, sandbox, tls
 from support.process import children_of, command, descriptors, need, output, popen, run, wait_for
 
+pytestmark = pytest.mark.control
+
 NEGOTIATOR = "nbd-negotiator-tls"
 
 

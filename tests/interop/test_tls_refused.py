@@ -15,6 +15,8 @@ from support import nbdraw, tls
 from support.nbdraw import Closed
 from support.process import need, run, wait_for
 
+pytestmark = pytest.mark.control
+
 REFUSED = (Closed, OSError, ssl.SSLError)
 
 
@@ -305,7 +307,7 @@ def test_garbage_in_place_of_tls(bystander, garbage):
 
 
 def test_silence_in_place_of_tls_ends(bystander):
-    server = bystander("x509", "server", "client")
+    server = bystander("x509", "server", "client", **{"handshake-max-seconds": 2})
     with tls.TlsRaw.connect(server.port) as client:
         assert client.ask(nbdraw.OPT_STARTTLS) == [(nbdraw.REP_ACK, b"")]
         client.expect_closed()

@@ -63,6 +63,7 @@ def test_a_file_system_survives(server, disk, tmp, packed):
     check_from_outside(disk, tmp)
 
 
+@pytest.mark.guest
 def test_four_queues(server, disk, tmp):
     """Four processors, each with its queue: eight writers at once, then all is read back."""
     script = """
@@ -94,6 +95,7 @@ def test_four_queues(server, disk, tmp):
     assert len(irqs) == 4 and len(busy) >= 3, said
 
 
+@pytest.mark.guest
 def test_discard_gives_the_space_back(server, disk, tmp):
     script = """
     say discard $(cat /sys/block/vda/queue/discard_max_bytes)
@@ -121,6 +123,7 @@ def test_discard_gives_the_space_back(server, disk, tmp):
     assert images.allocated(disk) < MIB
 
 
+@pytest.mark.guest
 def test_a_new_size_is_seen_in_the_guest(server, disk, tmp):
     script = """
     say size $(cat /sys/block/vda/size)
@@ -139,6 +142,7 @@ def test_a_new_size_is_seen_in_the_guest(server, disk, tmp):
     assert images.read(disk, 256 * MIB - 512, 11) == b"end-of-disk"
 
 
+@pytest.mark.guest
 def test_the_guest_sees_serial_block_size_and_cache(server, disk, tmp):
     script = """
     say serial $(cat /sys/block/vda/serial)
@@ -155,6 +159,7 @@ def test_the_guest_sees_serial_block_size_and_cache(server, disk, tmp):
             "type write through"} <= set(said), said
 
 
+@pytest.mark.guest
 def test_a_read_only_disk(server, disk, tmp):
     script = """
     say ro $(cat /sys/block/vda/ro)
@@ -181,6 +186,7 @@ reset -s
 """
 
 
+@pytest.mark.guest
 def test_uefi_firmware_reads_and_writes(server, image, tmp):
     """It drives one queue of several, and flushes also the disk that is read-only."""
     guest.need_uefi()
@@ -205,12 +211,14 @@ def test_uefi_firmware_reads_and_writes(server, image, tmp):
     assert images.read(disks["ro"]) == before
 
 
+@pytest.mark.guest
 def test_a_writethrough_export_has_no_cache_for_the_guest(server, disk, tmp):
     path = vhost.export(server, "disk", writethrough=True)
     said = guest.Guest(tmp, "say cache $(cat /sys/block/vda/queue/write_cache)\n", guest.vhost_disk(path)).finish()
     assert "cache write through" in said
 
 
+@pytest.mark.guest
 def test_qemu_is_killed_and_started_again(server, disk, tmp):
     """Twice: in the middle of writes, the export serves the next machine, and what was synced is there."""
     path = vhost.export(server, "disk")
@@ -261,6 +269,7 @@ def test_the_worker_is_killed_under_a_running_guest(server, disk, tmp, packed):
     assert "was dropped" not in log, log
 
 
+@pytest.mark.guest
 def test_a_guest_migrates_while_it_works(server, disk, tmp, engine):
     """
     Live, from one QEMU and export to another of each, rings and data going on where they were. That each page that the
@@ -311,6 +320,7 @@ def migration_status(control):
     return status
 
 
+@pytest.mark.guest
 def test_an_image_on_disk_with_o_direct(server, disk_image, tmp):
     image = disk_image(size=128 * MIB)
     server.add_file("disk", image, cache={"direct": True})

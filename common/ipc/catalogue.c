@@ -98,6 +98,13 @@ static int check_fuse_resize(const void *message, unsigned fd_count, struct erro
     return 0;
 }
 
+static int check_nbd_probe(const void *message, unsigned fd_count, struct error *err)
+{
+    const struct ipc_nbd_probe *probe = message;
+
+    return probe->serial != 0 ? 0 : error_set(err, -EPROTO, "serial is 0");
+}
+
 /* TLS_PERMIT, TLS_RELAY: they begin alike. */
 static int check_tls_client(const void *message, unsigned fd_count, struct error *err)
 {
@@ -136,6 +143,8 @@ const struct ipc_message_rule ipc_message_rules[] = {
       NULL,            "the image has been resized: look at its size again" },
     { "NBD_SHUT_DOWN", IPC_NBD_SHUT_DOWN, sizeof(struct ipc_nbd_shut_down), 0, 0,             RUNNING,            NBD_EXPORT,
       NULL,            "answer what clients ask from now on with NBD_ESHUTDOWN" },
+    { "NBD_PROBE", IPC_NBD_PROBE, sizeof(struct ipc_nbd_probe), 0, 0,                         RUNNING,            NBD_EXPORT,
+      check_nbd_probe, "answer by NBD_PROBED when all threads have come by" },
     { "NEGOTIATE_TLS", IPC_NEGOTIATE_TLS, sizeof(struct ipc_negotiate), 4, 4,                 RUNNING,            TLS,
       check_negotiate, "a new client, unread; descriptors: client socket, export directory, credentials, signer" },
     { "TLS_PERMIT", IPC_TLS_PERMIT, sizeof(struct ipc_tls_permit), 0, 0,                      RUNNING,            TLS,
@@ -303,6 +312,10 @@ const struct ipc_status_rule ipc_status_rules[] = {
       TLS,        true,  check_tls_peer,           "the TLS handshake is over; who the client proved to be" },
     { "SIGNER_LOADED", IPC_STATUS_SIGNER_LOADED, sizeof(struct ipc_status_signer_loaded), RUNNING | DRAINING,
       SIGNER,     true,  check_signer_loaded,      "the credentials can be used, or why not" },
+    { "NBD_PROBED",  IPC_STATUS_NBD_PROBED,  sizeof(struct ipc_status_nbd_probed),  RUNNING | DRAINING,
+      NBD_EXPORT, false, NULL,                     "all threads run, and have taken the clients they were given" },
+    { "CLIENT_LEFT", IPC_STATUS_CLIENT_LEFT, sizeof(struct ipc_status_client_left), RUNNING | DRAINING,
+      NBD_EXPORT, false, NULL,                     "its connection is over, requests of it are still under way" },
 };
 /* clang-format on */
 const unsigned ipc_status_rule_count = ARRAY_SIZE(ipc_status_rules);

@@ -66,6 +66,7 @@ enum ipc_type {
     IPC_NBD_SHUT_DOWN, /* nbd export: answer what clients ask from now on with NBD_ESHUTDOWN */
     IPC_SIGNER_CLIENT, /* signer: one handshake. Descriptors: the signer's end of a SOCK_SEQPACKET pair */
     IPC_OPENER_TASK,   /* opener: fork a child for it. Descriptors: the child's end of a SOCK_SEQPACKET pair */
+    IPC_NBD_PROBE,     /* nbd export: answer when all threads have come by */
 };
 
 struct ipc_header {
@@ -239,6 +240,12 @@ struct ipc_nbd_shut_down {
     struct ipc_header header;
 };
 
+/* NBD_PROBE: the answer acknowledges all clients that were sent before. One at a time. */
+struct ipc_nbd_probe {
+    struct ipc_header header;
+    uint64_t serial; /* from 1 */
+};
+
 /* NODE_RESIZED: somebody resized the image of the node, which the worker then looks at itself. */
 struct ipc_node_resized {
     struct ipc_header header;
@@ -294,6 +301,8 @@ enum ipc_status_type {
     IPC_STATUS_FUSE_GONE,    /* fuse: the mount is gone; nobody will ask for anything any more */
     IPC_STATUS_TLS_PEER,      /* tls negotiator: the TLS handshake is over, this is who the client proved to be */
     IPC_STATUS_SIGNER_LOADED, /* signer: the credentials can be used, or why not */
+    IPC_STATUS_NBD_PROBED,    /* nbd export: all its threads run, and have taken the clients that they were given */
+    IPC_STATUS_CLIENT_LEFT,   /* nbd export: its connection is over; requests of it are still under way */
 };
 
 struct ipc_status_ready {
@@ -369,6 +378,14 @@ struct ipc_status_signer_loaded {
     char text[IPC_STATUS_TEXT_MAX]; /* why not */
 };
 
+struct ipc_status_nbd_probed {
+    uint64_t serial; /* of the probe */
+};
+
+struct ipc_status_client_left {
+    uint64_t client_id;
+};
+
 struct ipc_status {
     uint32_t magic;
     uint32_t type; /* enum ipc_status_type */
@@ -385,6 +402,8 @@ struct ipc_status {
         struct ipc_status_fuse_resize fuse_resize; /* FUSE_RESIZE, FUSE_RESIZED */
         struct ipc_status_tls_peer tls_peer;
         struct ipc_status_signer_loaded signer_loaded;
+        struct ipc_status_nbd_probed nbd_probed;
+        struct ipc_status_client_left client_left;
         uint8_t bytes[IPC_STATUS_BYTES - 8];
     };
 };

@@ -12,9 +12,9 @@ _bulkhead_words()
         ;;
     --nbd-server) echo 'addr.type= addr.path= addr.abstract= addr.tight= addr.host= addr.port= addr.to= addr.ipv4=
             addr.ipv6= addr.numeric= addr.keep-alive= addr.cid= addr.str= tls-creds= tls-authz= max-connections=
-            handshake-max-seconds=' ;;
+            handshake-max-seconds= __org.bulkhead_max-connections-per-peer=' ;;
     --export) echo 'nbd, vhost-user-blk, fuse, type= id= node-name= writable= writethrough= name= description=
-            allocation-depth= addr.type= addr.path= addr.abstract= addr.tight= addr.str= num-queues=
+            allocation-depth= __org.bulkhead_max-connections= addr.type= addr.path= addr.abstract= addr.tight= addr.str= num-queues=
             logical-block-size= __org.bulkhead_poll-max-ns= mountpoint= growable= allow-other=' ;;
     --chardev) echo 'socket, stdio, null, backend= id= path= abstract= tight= host= port= to= ipv4= ipv6= fd= server=
             wait=' ;;

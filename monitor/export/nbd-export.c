@@ -3,6 +3,7 @@
  * Exports of type nbd: names, the clients that a worker serves, and what the worker reports of them.
  */
 #include <errno.h>
+#include <event2/event.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,8 +26,80 @@ static struct nbd_export *find_name(const struct export_set *set, const char *na
     return NULL;
 }
 
+/* ---- Whether its worker answers ---- */
+
+#define ANSWER_MAX_MS 400
+
+static void set_silent(struct nbd_export *nbd, bool silent)
+{
+    struct nbd_client *client;
+
+    if (nbd->silent == silent)
+        return;
+    nbd->silent = silent;
+    TAILQ_FOREACH (client, &nbd->clients.list, link)
+        nbd_client_count(client, !silent && !client->left);
+    if (silent)
+        log_warning(
+            "export '%s': its worker does not answer; its %u clients do not count against max-connections meanwhile",
+            nbd->export->id, nbd->clients.count);
+    else
+        log_warning("export '%s': its worker answers again", nbd->export->id);
+}
+
+static void no_answer(evutil_socket_t fd, short what, void *arg)
+{
+    struct nbd_export *nbd = arg;
+
+    if (nbd->export->worker != NULL && worker_get_state(nbd->export->worker) == WORKER_RUNNING)
+        set_silent(nbd, true);
+}
+
+void nbd_export_probe(struct nbd_export *nbd)
+{
+    struct ipc_nbd_probe message = { .serial = nbd->probe_serial + 1 };
+    const struct timeval tv = timeval_of_ms(ANSWER_MAX_MS);
+
+    if (nbd->silent || evtimer_pending(nbd->probe_timer, NULL)) {
+        nbd->probe_again = true; /* the answer that is owed may have been on its way before what it should tell of */
+        return;
+    }
+    nbd->probe_again = false;
+    /* If that fails the worker is about to die, or to finish, which will be heard of. */
+    if (worker_send(nbd->export->worker, IPC_NBD_PROBE, &message, sizeof(message), NULL, 0) < 0)
+        return;
+    nbd->probe_serial++;
+    evtimer_add(nbd->probe_timer, &tv);
+}
+
+void nbd_exports_probe(struct nbd_server *server)
+{
+    struct nbd_export *nbd;
+
+    TAILQ_FOREACH (nbd, &server->exports, link) {
+        if (nbd->clients.count > 0)
+            nbd_export_probe(nbd);
+    }
+}
+
+static int probed(struct nbd_export *nbd, uint64_t serial)
+{
+    if (serial != nbd->probe_serial || (!nbd->silent && !evtimer_pending(nbd->probe_timer, NULL)))
+        return -EPROTO;
+    evtimer_del(nbd->probe_timer);
+    nbd->unanswered = 0;
+    set_silent(nbd, false);
+    if (nbd->probe_again)
+        nbd_export_probe(nbd);
+    return 0;
+}
+
+/* ---- Life ---- */
+
 static void free_nbd_export(struct nbd_export *nbd)
 {
+    if (nbd->probe_timer != NULL)
+        event_free(nbd->probe_timer);
     free(nbd->name);
     free(nbd->description);
     free(nbd);
@@ -38,6 +111,7 @@ static int new_nbd_export(struct export *export, const char *name, const struct 
     struct nbd_export *nbd = calloc(1, sizeof(*nbd));
 
     if (nbd == NULL || (nbd->name = strdup(name)) == NULL ||
+        (nbd->probe_timer = evtimer_new(export->monitor->base, no_answer, nbd)) == NULL ||
         (options->description != NULL && (nbd->description = strdup(options->description)) == NULL)) {
         if (nbd != NULL)
             free_nbd_export(nbd);
@@ -45,9 +119,10 @@ static int new_nbd_export(struct export *export, const char *name, const struct 
     }
     nbd->export = export;
     nbd->server = export->monitor->nbd_server;
+    nbd->max_connections = options->max_connections;
     nbd->serial = nbd->server->next_serial++;
-    nbd->contexts = IPC_NBD_CONTEXT_BASE_ALLOCATION |
-                    (options->allocation_depth ? IPC_NBD_CONTEXT_ALLOCATION_DEPTH : 0);
+    nbd->contexts =
+        IPC_NBD_CONTEXT_BASE_ALLOCATION | (options->allocation_depth ? IPC_NBD_CONTEXT_ALLOCATION_DEPTH : 0);
     TAILQ_INIT(&nbd->clients.list);
     export->priv = nbd;
     return 0;
@@ -96,24 +171,43 @@ static struct nbd_client *find_client(const struct nbd_export *nbd, uint64_t id)
 {
     struct nbd_client *client;
 
-    TAILQ_FOREACH(client, &nbd->clients.list, link) {
+    TAILQ_FOREACH (client, &nbd->clients.list, link) {
         if (client->id == id)
             return client;
     }
     return NULL;
 }
 
-static int nbd_status(struct export *export, const struct ipc_status *status)
+static int client_gone(struct nbd_export *nbd, const struct ipc_status_client_gone *gone)
 {
-    struct nbd_client *client;
+    struct nbd_client *client = find_client(nbd, gone->client_id);
 
-    if (status->type != IPC_STATUS_CLIENT_GONE)
-        return -EPROTO;
-    client = find_client(export->priv, status->client_gone.client_id);
     if (client == NULL)
         return -EPROTO;
-    nbd_client_end(client, status->client_gone.error ? status->client_gone.text : NULL);
+    nbd_client_end(client, gone->error ? gone->text : NULL);
     return 0;
+}
+
+static int client_left(struct nbd_export *nbd, const struct ipc_status_client_left *left)
+{
+    struct nbd_client *client = find_client(nbd, left->client_id);
+
+    if (client == NULL || client->left)
+        return -EPROTO;
+    client->left = true;
+    nbd_client_count(client, false);
+    return 0;
+}
+
+static int nbd_status(struct export *export, const struct ipc_status *status)
+{
+    struct nbd_export *nbd = export->priv;
+
+    if (status->type == IPC_STATUS_CLIENT_GONE)
+        return client_gone(nbd, &status->client_gone);
+    if (status->type == IPC_STATUS_CLIENT_LEFT)
+        return client_left(nbd, &status->client_left);
+    return status->type == IPC_STATUS_NBD_PROBED ? probed(nbd, status->nbd_probed.serial) : -EPROTO;
 }
 
 /* New clients are told the new size; the protocol has no way to tell those that are connected. */
@@ -138,7 +232,7 @@ static bool nbd_unsettled(const struct export *export)
 {
     const struct nbd_export *nbd = export->priv;
 
-    return nbd->listed && nbd->server->handshaking.count > 0;
+    return nbd->listed && (nbd->server->handshaking.count > 0 || nbd->server->admitted.count > 0);
 }
 
 static void nbd_hide(struct export *export, bool soft)

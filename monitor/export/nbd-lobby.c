@@ -73,8 +73,7 @@ static bool had_its_share(const struct nbd_client *client, unsigned share_ms)
     return client != NULL && ms_since(client->moved_ns) >= share_ms;
 }
 
-/* Look again when the client will have had its share. */
-static void look_again(const struct nbd_client *client, unsigned share_ms)
+void nbd_lobby_look_again(const struct nbd_client *client, unsigned share_ms)
 {
     struct nbd_lobby *lobby = &client->server->lobby;
     struct timeval tv = timeval_of_ms(share_ms - MIN(ms_since(client->moved_ns), share_ms - 1));
@@ -105,7 +104,7 @@ static bool make_place_in_lobby(struct nbd_server *server)
     }
     for (unsigned i = 0; i < ARRAY_SIZE(candidates); i++) {
         if (candidates[i].oldest != NULL)
-            look_again(candidates[i].oldest, candidates[i].share_ms);
+            nbd_lobby_look_again(candidates[i].oldest, candidates[i].share_ms);
     }
     return false;
 }
@@ -167,7 +166,7 @@ static void make_way_for_waiting_ones(struct nbd_server *server)
     while (negotiator_pool_wants_way(&server->pool, server->lobby.waiting.count) &&
            (oldest = TAILQ_FIRST(&server->handshaking.list)) != NULL) {
         if (!had_its_share(oldest, NEGOTIATOR_SHARE_MS)) {
-            look_again(oldest, NEGOTIATOR_SHARE_MS);
+            nbd_lobby_look_again(oldest, NEGOTIATOR_SHARE_MS);
             return;
         }
         spend(oldest);
@@ -257,13 +256,14 @@ static void turn_away_waiting_ones(struct nbd_server *server)
     while ((oldest = TAILQ_FIRST(&server->lobby.waiting.list)) != NULL && had_its_share(oldest, NBD_FULL_WAIT_MS))
         nbd_client_turn_away(oldest, "turned away: as many are connected as max-connections allows");
     if (oldest != NULL)
-        look_again(oldest, NBD_FULL_WAIT_MS);
+        nbd_lobby_look_again(oldest, NBD_FULL_WAIT_MS);
 }
 
 void nbd_lobby_serve(struct nbd_server *server)
 {
     struct nbd_client *client;
 
+    nbd_admission_serve(server);
     while (!nbd_server_is_full(server) && negotiator_available(&server->pool) &&
            (client = choose(&server->lobby)) != NULL)
         give_to_negotiator(client);
@@ -284,8 +284,11 @@ void nbd_lobby_wake(struct nbd_server *server)
 {
     static const struct timeval now = { 0 };
 
-    if (server->state == NBD_SERVER_RUNNING)
-        evtimer_add(server->lobby.timer, &now);
+    if (server->state != NBD_SERVER_RUNNING)
+        return;
+    if (!nbd_server_is_full(server))
+        evtimer_del(server->full_timer);
+    evtimer_add(server->lobby.timer, &now);
 }
 
 /* ---- The first message ---- */

@@ -41,8 +41,9 @@ struct nbd_peer {
     TAILQ_ENTRY(nbd_peer) link;
     struct nbd_peer_list *bucket;
     struct nbd_peer_key key;
-    unsigned clients;   /* each holds a reference */
-    uint64_t last_turn; /* when a client of it was given to a negotiator, in turns of the lobby; 0: none was */
+    unsigned clients;     /* each holds a reference */
+    unsigned established; /* of them, those that count */
+    uint64_t last_turn;   /* when a client of it was given to a negotiator, in turns of the lobby; 0: none was */
 };
 
 struct nbd_peers {
@@ -68,10 +69,13 @@ struct nbd_client {
     uint64_t moved_ns;    /* into its group */
     uint64_t deadline_ns; /* of its handshake; 0: none */
     struct nbd_peer *from;
-    int fd;                        /* the monitor's; -1 once an export's worker has it */
-    struct event *event;           /* in the lobby: more bytes, its leaving, or the end of its time */
-    struct negotiator *negotiator; /* with TLS also while it is with an export */
+    int fd;                               /* the monitor's; -1 once an export's worker has it */
+    struct event *event;                  /* in the lobby: more bytes, its leaving, or the end of its time */
+    struct negotiator *negotiator;        /* with TLS also while it is with an export */
+    struct ipc_nbd_negotiated negotiated; /* once it is */
     struct nbd_export *export;
+    bool counted;            /* among those that are established: not if its worker does not answer, or it has left */
+    bool left;               /* as the worker says, which still has requests of it under way */
     bool permitted;          /* TLS: it proved who it is, and is let in */
     char peer[NBD_PEER_MAX]; /* for the log */
 };
@@ -106,8 +110,21 @@ struct nbd_export {
     uint32_t contexts;   /* IPC_NBD_CONTEXT_* on offer */
     uint64_t size_bytes; /* as it is now */
     struct nbd_client_group clients;
-    unsigned clients_max; /* descriptors that its worker has room for */
+    unsigned clients_max;     /* descriptors that its worker has room for */
+    uint32_t max_connections; /* of the export; 0: no limit */
+    /* Whether the worker takes what it is given. */
+    struct event *probe_timer; /* pending: a probe is out */
+    uint64_t probe_serial;     /* of the last one */
+    bool probe_again;
+    bool silent;         /* it did not answer in time */
+    unsigned unanswered; /* clients that it got since its last answer */
 };
+
+/* Ask the worker for a sign of life, unless that has been done. */
+void nbd_export_probe(struct nbd_export *nbd);
+
+/* All that have clients. */
+void nbd_exports_probe(struct nbd_server *server);
 
 /* ---- The directory (nbd-directory.c) ---- */
 
@@ -200,8 +217,26 @@ void nbd_lobby_serve(struct nbd_server *server);
 /* The same, soon: a place has become free. */
 void nbd_lobby_wake(struct nbd_server *server);
 
+/* Serve again when the client will have been in its group for so long. */
+void nbd_lobby_look_again(const struct nbd_client *client, unsigned share_ms);
+
 unsigned nbd_lobby_count(const struct nbd_server *server);
 bool nbd_lobby_has_room(const struct nbd_server *server);
+
+/* ---- Clients that are through their handshake (nbd-admission.c) ---- */
+
+#define NBD_FULL_WAIT_MS 500 /* for a client over the limit, before it is turned away */
+
+/* As many clients are with exports as may be. */
+bool nbd_server_is_full(const struct nbd_server *server);
+
+/* Whether it counts among the established ones. */
+void nbd_client_count(struct nbd_client *client, bool counted);
+
+/* A place may have become free, or the time of those that wait for one may be over. */
+void nbd_admission_serve(struct nbd_server *server);
+
+void nbd_widen_unix_socket(int fd);
 
 /* ---- The server (nbd-server.c) ---- */
 
@@ -225,13 +260,15 @@ struct nbd_server {
     uint32_t max_connections;  /* 0: no limit */
     uint32_t handshake_max_ms; /* 0: no limit */
     unsigned connections;      /* in the lobby, in handshake, and established */
-    unsigned established;
+    unsigned established;      /* those that count against max_connections */
+    uint32_t peer_max;         /* established ones of one peer; 0: no limit */
     struct nbd_peers peers;
     uint64_t next_client_id;    /* from 1 */
     uint64_t turned_away_total; /* there was no place for them */
     uint64_t next_serial;
     struct nbd_lobby lobby;
     struct nbd_client_group handshaking; /* with a negotiator */
+    struct nbd_client_group admitted;    /* wait for a place */
     struct nbd_export_list exports;
     unsigned export_count;
     int directory_fd;         /* -1: to be made anew */
@@ -246,11 +283,6 @@ struct nbd_server {
 
 /* Whether one more line may be logged, or event sent, now. */
 bool nbd_may_log(struct nbd_server *server);
-
-#define NBD_FULL_WAIT_MS 500 /* for a client over the limit, before it is turned away */
-
-/* As many clients are with exports as may be. */
-bool nbd_server_is_full(const struct nbd_server *server);
 
 /* Something changed that may allow or forbid to accept clients. */
 void nbd_server_update_accepting(struct nbd_server *server);

@@ -20,7 +20,6 @@
 #define NBD_FULL_WAIT_MS      500  /* for a client over the limit, before it is turned away */
 #define FULL_BATCH            1024 /* of them at a time */
 #define RELAYS_MAX            1000 /* where max-connections sets no limit: with TLS each client keeps a process */
-#define UNIX_SEND_BYTES       (512 << 10) /* the kernel doubles it */
 #define LOG_LINES_MAX         50
 #define HANDSHAKE_SECONDS_MAX (UINT32_MAX / 1000 - 1) /* 49 days; what is longer makes no difference */
 #define LOG_WINDOW_NS         UINT64_C(10000000000)
@@ -92,21 +91,6 @@ void nbd_server_directory_changed(struct nbd_server *server)
     close_fd(&server->directory_fd);
 }
 
-/*
- * Unix sockets have 208 KiB for what is on its way unless somebody asks for more, which a server of large reads fills
- * in no time, only to sleep until most of it has been taken. TCP sees to itself. The host's limit (net.core.wmem_max)
- * holds.
- */
-static void widen_unix_socket(int fd)
-{
-    int domain = AF_UNSPEC;
-    socklen_t len = sizeof(domain);
-    int bytes = UNIX_SEND_BYTES;
-
-    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX)
-        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-}
-
 static void leave_group(struct nbd_client *client)
 {
     if (client->group == NULL)
@@ -135,7 +119,7 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
         close(fd);
         return NULL;
     }
-    widen_unix_socket(fd);
+    nbd_widen_unix_socket(fd);
     client->server = server;
     client->id = server->next_client_id++;
     client->fd = fd;
@@ -158,11 +142,6 @@ static void free_client(struct nbd_client *client)
 
 /* ---- max-connections ---- */
 
-bool nbd_server_is_full(const struct nbd_server *server)
-{
-    return server->max_connections != 0 && server->established >= server->max_connections;
-}
-
 /* A client that comes right after another one left gets the place that is about to become free. */
 static void wait_for_a_place(struct nbd_server *server)
 {
@@ -170,6 +149,7 @@ static void wait_for_a_place(struct nbd_server *server)
 
     evtimer_add(server->full_timer, &tv);
     nbd_server_update_accepting(server);
+    nbd_exports_probe(server);
 }
 
 /* Nobody is left waiting for longer than that: a connection that is closed says more than one that is not served. */
@@ -261,129 +241,15 @@ void nbd_client_end(struct nbd_client *client, const char *reason)
                  client->export != NULL ? " of export " : "", client->export != NULL ? client->export->export->id : "",
                  reason);
     server->connections--;
-    if (nbd != NULL) {
-        server->established--;
-        evtimer_del(server->full_timer);
+    nbd_client_count(client, false);
+    if (nbd != NULL)
         nbd_lobby_wake(server);
-    }
     free_client(client);
     if (negotiator != NULL)
         negotiator_end(negotiator);
     nbd_server_update_accepting(server);
     if (nbd != NULL)
         export_client_left(nbd->export);
-}
-
-static struct nbd_export *find_serial(const struct nbd_server *server, uint64_t serial)
-{
-    struct nbd_export *nbd;
-
-    TAILQ_FOREACH (nbd, &server->exports, link) {
-        if (nbd->serial == serial)
-            return nbd;
-    }
-    return NULL;
-}
-
-/* With TLS the worker gets one end of a stream in place of the socket, and the negotiator relays to the other. */
-static int make_relay(struct nbd_client *client)
-{
-    int ends[2];
-    int r;
-
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
-        return -errno;
-    widen_unix_socket(ends[0]);
-    widen_unix_socket(ends[1]);
-    r = negotiator_relay(client->negotiator, ends[1]);
-    close_fd(&ends[1]);
-    if (r < 0) {
-        close_fd(&ends[0]);
-        return r;
-    }
-    close_fd(&client->fd);
-    client->fd = ends[0];
-    return 0;
-}
-
-/* The socket leaves the monitor. */
-static void hand_over(struct nbd_client *client, struct nbd_export *nbd, const struct ipc_nbd_negotiated *negotiated)
-{
-    struct nbd_server *server = client->server;
-    struct ipc_client message = { .negotiated = *negotiated };
-    int r;
-
-    if (server->tls_creds != NULL && make_relay(client) < 0) {
-        nbd_client_end(client, "there is no relay for it");
-        return;
-    }
-    nbd_client_move(client, &nbd->clients);
-    client->export = nbd;
-    server->established++;
-    if (server->tls_creds == NULL)
-        negotiator_end(TAKE_PTR(client->negotiator));
-    r = worker_send(nbd->export->worker, IPC_CLIENT, &message, sizeof(message), &client->fd, 1);
-    close_fd(&client->fd);
-    if (r < 0)
-        nbd_client_end(client, "the export's worker did not take it");
-    else
-        log_debug("NBD client %llu (%s) is with export %s", (unsigned long long)client->id, client->peer,
-                  nbd->export->id);
-}
-
-int nbd_client_proved(struct nbd_client *client, const struct ipc_status_tls_peer *peer)
-{
-    struct nbd_server *server = client->server;
-    struct error why = { 0 };
-    char name[IPC_TLS_IDENTITY_MAX];
-    char reason[ERROR_TEXT_MAX + IPC_TLS_IDENTITY_MAX + 64];
-
-    if (peer->client_id != client->id || client->permitted)
-        return -EPROTO;
-    memcpy(name, peer->identity, sizeof(name));
-    ipc_text_sanitize(name);
-    if (server->tls_authz != NULL &&
-        !authz_allows(server->monitor->objects, server->tls_authz, peer->has_identity ? peer->identity : NULL, &why)) {
-        snprintf(reason, sizeof(reason), "tls-authz '%s' does not let in '%s': %s", server->tls_authz, name, why.text);
-        nbd_client_end(client, reason);
-        return 0;
-    }
-    client->permitted = true;
-    log_debug("NBD client %llu (%s) is '%s', %s", (unsigned long long)client->id, client->peer, name, peer->session);
-    if (negotiator_permit(client->negotiator) < 0)
-        nbd_client_end(client, "its negotiator died");
-    return 0;
-}
-
-int nbd_client_negotiated(struct nbd_client *client, const struct ipc_nbd_negotiated *negotiated)
-{
-    struct nbd_server *server = client->server;
-    struct nbd_export *nbd = find_serial(server, negotiated->export_serial);
-
-    if (negotiated->client_id != client->id || negotiated->export_serial >= server->next_serial ||
-        (server->tls_creds != NULL && !client->permitted))
-        return -EPROTO;
-    if (nbd == NULL) { /* its directory was of an earlier time */
-        nbd_client_end(client, "the export that it chose was removed meanwhile");
-        return 0;
-    }
-    if ((negotiated->contexts & ~nbd->contexts) != 0)
-        return -EPROTO;
-    if (nbd->clients.count >= nbd->clients_max) {
-        nbd_client_turn_away(client, "its export has no descriptors left for more clients (LimitNOFILE=, ulimit -n)");
-        return 0;
-    }
-    if (nbd_server_is_full(server)) {
-        nbd_client_turn_away(client,
-                             "turned away: others got through their handshake before it, up to max-connections");
-        return 0;
-    }
-    if (server->max_connections == 0 && server->pool.relaying >= RELAYS_MAX) {
-        nbd_client_turn_away(client, "too many clients with TLS, each of which has a process: set max-connections");
-        return 0;
-    }
-    hand_over(client, nbd, negotiated);
-    return 0;
 }
 
 /* ---- Start and stop ---- */
@@ -432,6 +298,7 @@ int nbd_server_new(struct monitor *monitor, struct nbd_server **ret_server, stru
     server->next_client_id = 1;
     server->next_serial = 1;
     TAILQ_INIT(&server->handshaking.list);
+    TAILQ_INIT(&server->admitted.list);
     TAILQ_INIT(&server->exports);
     nbd_peers_init(&server->peers);
     r = negotiator_pool_init(&server->pool, server, err);
@@ -465,7 +332,7 @@ static void stop_listening(struct nbd_server *server)
 static struct nbd_client *first_client(const struct nbd_server *server)
 {
     const struct nbd_client_group *const groups[] = { &server->lobby.silent, &server->lobby.waiting,
-                                                      &server->lobby.spent, &server->handshaking };
+                                                      &server->lobby.spent, &server->handshaking, &server->admitted };
     struct nbd_client *client = NULL;
 
     for (unsigned i = 0; i < ARRAY_SIZE(groups) && client == NULL; i++)
@@ -550,6 +417,7 @@ void nbd_server_start(struct nbd_server *server, const struct nbd_server_options
         return;
     }
     server->max_connections = options->max_connections;
+    server->peer_max = options->max_connections_per_peer;
     server->handshake_max_ms = MIN(options->handshake_max_seconds, HANDSHAKE_SECONDS_MAX) * 1000;
     nbd_lobby_open(server);
     server->state = NBD_SERVER_STARTING;
@@ -626,7 +494,7 @@ struct nbd_server_info nbd_server_get_info(const struct nbd_server *server)
         .listening = listening,
         .max_connections = listening ? server->max_connections : 0,
         .connections = server->connections,
-        .handshaking = nbd_lobby_count(server) + server->handshaking.count,
+        .handshaking = nbd_lobby_count(server) + server->handshaking.count + server->admitted.count,
         .connections_total = server->next_client_id - 1,
         .turned_away_total = server->turned_away_total,
     };

@@ -9,6 +9,7 @@
 #define TLS_AUTHZ_DOC "Id of an object that says which clients are let in by their certificate."
 #define MAX_CONNECTIONS_DOC                                                                                            \
     "How many clients may be connected at the same time, once through their handshake; 0: any number."
+#define PER_PEER_DOC  "How many of them one account (unix sockets) or address may have; 0: any number."
 #define HANDSHAKE_DOC "Seconds that a client has for its handshake; 0: any number."
 
 static const struct schema_member nbd_server_options_members[] = {
@@ -19,6 +20,8 @@ static const struct schema_member nbd_server_options_members[] = {
                       MAX_CONNECTIONS_DOC),
     SCHEMA_MEMBER_DEF(struct nbd_server_options, handshake_max_seconds, "handshake-max-seconds", schema_uint32, "10",
                       HANDSHAKE_DOC),
+    SCHEMA_MEMBER_DEF(struct nbd_server_options, max_connections_per_peer, "__org.bulkhead_max-connections-per-peer",
+                      schema_uint32, "0", PER_PEER_DOC),
 };
 const struct schema_type schema_nbd_server_options = SCHEMA_TYPE_STRUCT(
     struct nbd_server_options, "NbdServerOptions", nbd_server_options_members, "What --nbd-server takes.");
@@ -31,6 +34,8 @@ static const struct schema_member nbd_server_start_members[] = {
                       MAX_CONNECTIONS_DOC),
     SCHEMA_MEMBER_DEF(struct nbd_server_options, handshake_max_seconds, "handshake-max-seconds", schema_uint32, "10",
                       HANDSHAKE_DOC),
+    SCHEMA_MEMBER_DEF(struct nbd_server_options, max_connections_per_peer, "__org.bulkhead_max-connections-per-peer",
+                      schema_uint32, "0", PER_PEER_DOC),
 };
 const struct schema_type schema_nbd_server_start_args = SCHEMA_TYPE_STRUCT(
     struct nbd_server_options, "nbd-server-start-arg", nbd_server_start_members, "Arguments of nbd-server-start.");
@@ -71,6 +76,8 @@ static const struct schema_member export_nbd_members[] = {
                       "Dirty bitmaps to show to clients; not supported yet."),
     SCHEMA_MEMBER_DEF(struct block_export_options_nbd, allocation_depth, "allocation-depth", schema_bool, "off",
                       "Whether clients may ask for the context qemu:allocation-depth."),
+    SCHEMA_MEMBER_DEF(struct block_export_options_nbd, max_connections, "__org.bulkhead_max-connections", schema_uint32,
+                      "0", "How many clients the export may have at the same time; 0: any number."),
 };
 static const struct schema_type schema_export_nbd = SCHEMA_TYPE_STRUCT(
     struct block_export_options_nbd, "BlockExportOptionsNbd", export_nbd_members, "Options of NBD exports.");

@@ -339,6 +339,7 @@ struct nbd_server_options {
     const char *tls_authz;    /* NULL: none */
     uint32_t max_connections; /* 0: no limit; default 100 */
     uint32_t handshake_max_seconds; /* 0: no limit; default 10 */
+    uint32_t max_connections_per_peer; /* 0: no limit, the default */
 };
 extern const struct schema_type schema_nbd_server_options;    /* --nbd-server: addr is a SocketAddress */
 extern const struct schema_type schema_nbd_server_start_args; /* nbd-server-start: a SocketAddressLegacy */
@@ -372,6 +373,7 @@ struct block_export_options_nbd {
     const char *description; /* NULL: none */
     SCHEMA_LIST(struct block_dirty_bitmap_ref) bitmaps;
     bool allocation_depth;
+    uint32_t max_connections; /* 0: no limit, the default */
 };
 
 struct block_export_options_vhost_user_blk {

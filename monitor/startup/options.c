@@ -135,7 +135,8 @@ static const struct startup_option option_table[] = {
     { "blockdev", 0, "[driver=]DRIVER,node-name=NODE,...", take_blockdev,
       "make a block node (file, host_device, raw, null-co, blkdebug), as blockdev-add" },
     { "nbd-server", 0,
-      "addr.type=inet|unix|vsock|fd,addr....,tls-creds=ID,tls-authz=ID,max-connections=N,handshake-max-seconds=N",
+      "addr.type=inet|unix|vsock|fd,addr....,tls-creds=ID,tls-authz=ID,max-connections=N,handshake-max-seconds=N,"
+      "__org.bulkhead_max-connections-per-peer=N",
       take_nbd_server,
       "listen for NBD clients, as nbd-server-start" },
     { "export", 0, "[type=]nbd|vhost-user-blk|fuse,id=ID,node-name=NODE,writable=on|off,...", take_export,

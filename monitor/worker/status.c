@@ -139,6 +139,8 @@ static const struct {
     { IPC_STATUS_FUSE_GONE, handle_by_owner },
     { IPC_STATUS_TLS_PEER, handle_tls_peer },
     { IPC_STATUS_SIGNER_LOADED, handle_signer_loaded },
+    { IPC_STATUS_NBD_PROBED, handle_by_owner },
+    { IPC_STATUS_CLIENT_LEFT, handle_by_owner },
 };
 
 /* ---- The walk ---- */

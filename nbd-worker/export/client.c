@@ -141,8 +141,8 @@ static void keep_stash(struct nbd_client *client, const struct cursor *in)
 
 static void execute_backlog(struct nbd_client *client)
 {
-    struct cursor in = cursor_init(client->backlog->data + client->backlog_next,
-                                   client->backlog_end - client->backlog_next);
+    struct cursor in =
+        cursor_init(client->backlog->data + client->backlog_next, client->backlog_end - client->backlog_next);
 
     execute(client, &in);
     if (client->closing)
@@ -279,6 +279,18 @@ static void receive_all(struct nbd_client *client)
 
 /* ---- Turns ---- */
 
+/* What storage does with its requests may take for ever: nobody should have to wait for its place. */
+static void tell_if_left(struct nbd_client *client)
+{
+    struct nbd_export *export = client->thread->export;
+
+    if (!client->closing || client->pending == 0 || client->told_left)
+        return;
+    client->told_left = true;
+    if (export->client_left != NULL)
+        export->client_left(export, client->client_id);
+}
+
 /* Wait for what can happen next; or, if nothing can, the client is gone. */
 static void settle(struct nbd_client *client)
 {
@@ -292,6 +304,7 @@ static void settle(struct nbd_client *client)
         nbd_thread_remove(client);
         return;
     }
+    tell_if_left(client);
     /* Only the client's own slowness counts: a slow disk has all the time it needs. */
     if (client->closing && client->blocked && client->linger.when_ns == 0)
         nbd_output_linger(client);

@@ -115,6 +115,7 @@ struct nbd_client {
     /* Leaving. */
     bool closing; /* no more requests are taken */
     bool left_in_order;
+    bool told_left; /* that it is leaving, while requests are under way */
     const char *reason;
 };
 
@@ -134,6 +135,8 @@ struct nbd_thread {
     struct io_task begin_task;
     struct io_task drain_task;
     struct io_task drained_task; /* posted to the control loop */
+    struct io_task probe_task;
+    struct io_task probed_task; /* posted to the control loop */
     struct nbd_client *clients;
     struct nbd_client *dirty;
     struct nbd_client *turn_of;    /* whose turn it is; the send buffer is this client's */
@@ -165,6 +168,8 @@ struct nbd_export {
     unsigned thread_count;
     unsigned threads_drained; /* control thread */
     bool draining;            /* control thread */
+    unsigned threads_to_probe; /* control thread: those that have not answered */
+    uint64_t probe_serial;     /* control thread */
     _Atomic bool shut_down;   /* any thread: requests are answered with NBD_ESHUTDOWN */
     void *opaque;
 
@@ -172,8 +177,12 @@ struct nbd_export {
     void (*client_gone)(struct nbd_export *export, uint64_t client_id, bool in_order, const char *text);
     void (*io_error)(struct nbd_export *export, const struct block_request *req, const struct nbd_request *request,
                      int code);
+    /* The client's connection is over, and requests are still under way; from any thread; may be NULL. */
+    void (*client_left)(struct nbd_export *export, uint64_t client_id);
     /* Called on the control thread when the last thread has drained. */
     void (*drained)(struct nbd_export *export);
+    /* The same when the last thread has answered nbd_export_probe(). */
+    void (*probed)(struct nbd_export *export, uint64_t serial);
 };
 
 /* ---- thread.c: the export and its threads (control thread) ---- */
@@ -191,6 +200,9 @@ void nbd_export_set_thread(struct nbd_export *export, unsigned index, struct io_
  */
 int nbd_export_add_client(struct nbd_export *export, int *fd, const struct ipc_nbd_negotiated *negotiated,
                           struct error *err);
+
+/* See that all threads run, and have taken the clients they were given; probed() follows. -EBUSY: one is under way. */
+int nbd_export_probe(struct nbd_export *export, uint64_t serial);
 
 /* Answer requests from now on with NBD_ESHUTDOWN; clients leave when they like. */
 void nbd_export_shut_down(struct nbd_export *export);

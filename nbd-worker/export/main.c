@@ -24,6 +24,28 @@ static void tell_gone(struct nbd_export *export, uint64_t client_id, bool in_ord
     worker_report(export->opaque, &status);
 }
 
+static void tell_left(struct nbd_export *export, uint64_t client_id)
+{
+    const struct ipc_status status = {
+        .magic = IPC_MAGIC,
+        .type = IPC_STATUS_CLIENT_LEFT,
+        .client_left = { .client_id = client_id },
+    };
+
+    worker_report(export->opaque, &status);
+}
+
+static void tell_probed(struct nbd_export *export, uint64_t serial)
+{
+    const struct ipc_status status = {
+        .magic = IPC_MAGIC,
+        .type = IPC_STATUS_NBD_PROBED,
+        .nbd_probed = { .serial = serial },
+    };
+
+    worker_report(export->opaque, &status);
+}
+
 static void tell_io_error(struct nbd_export *export, const struct block_request *req,
                           const struct nbd_request *request, int code)
 {
@@ -49,6 +71,8 @@ static int export_setup(struct worker *worker, struct error *err)
     export->client_gone = tell_gone;
     export->io_error = tell_io_error;
     export->drained = tell_drained;
+    export->client_left = tell_left;
+    export->probed = tell_probed;
     if (nbd_export_init(export, worker->boot.io_threads) < 0) {
         free(export);
         return error_set(err, -ENOMEM, "no memory for the buffers of %u I/O threads", worker->boot.io_threads);
@@ -87,6 +111,16 @@ static int export_client(struct worker *worker, const void *message, int *fds)
     return 0;
 }
 
+static int export_probe(struct worker *worker, const void *message, int *fds)
+{
+    const struct ipc_nbd_probe *probe = message;
+    int rc = nbd_export_probe(worker->role_state, probe->serial);
+
+    if (rc < 0)
+        log_error("a second probe came before the first was answered");
+    return rc;
+}
+
 static int export_shut_down(struct worker *worker, const void *message, int *fds)
 {
     nbd_export_shut_down(worker->role_state);
@@ -101,6 +135,7 @@ static void export_drain(struct worker *worker)
 static const struct worker_message messages[] = {
     { .type = IPC_CLIENT, .handle = export_client },
     { .type = IPC_NBD_SHUT_DOWN, .handle = export_shut_down },
+    { .type = IPC_NBD_PROBE, .handle = export_probe },
 };
 
 int main(int argc, char **argv)

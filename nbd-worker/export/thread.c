@@ -139,6 +139,23 @@ static void thread_drain(struct io_task *task)
     tell_if_drained(thread);
 }
 
+/* Once round: whoever has a request that blocks its thread does not come by. */
+static void thread_probe(struct io_task *task)
+{
+    struct nbd_thread *thread = container_of(task, struct nbd_thread, probe_task);
+
+    io_loop_post(thread->export->control_loop, &thread->probed_task);
+}
+
+static void thread_probed(struct io_task *task)
+{
+    struct nbd_thread *thread = container_of(task, struct nbd_thread, probed_task);
+    struct nbd_export *export = thread->export;
+
+    if (--export->threads_to_probe == 0)
+        export->probed(export, export->probe_serial);
+}
+
 static void add_client(struct io_task *task)
 {
     struct nbd_client *client = container_of(task, struct nbd_client, task);
@@ -162,6 +179,8 @@ static int thread_init(struct nbd_export *export, struct nbd_thread *thread)
     thread->begin_task.run = thread_begin;
     thread->drain_task.run = thread_drain;
     thread->drained_task.run = thread_drained;
+    thread->probe_task.run = thread_probe;
+    thread->probed_task.run = thread_probed;
     thread->receive = nbd_buffer_get(&thread->buffers, NBD_RECEIVE_BYTES);
     thread->send = nbd_buffer_get(&thread->buffers, NBD_SEND_BYTES);
     return thread->receive != NULL && thread->send != NULL ? 0 : -ENOMEM;
@@ -267,6 +286,17 @@ int nbd_export_add_client(struct nbd_export *export, int *fd, const struct ipc_n
     atomic_fetch_add(&export->page->fds_clients, 1);
     worker_page_add(&export->page->clients_total, 1);
     io_loop_post(thread->loop, &client->task);
+    return 0;
+}
+
+int nbd_export_probe(struct nbd_export *export, uint64_t serial)
+{
+    if (export->threads_to_probe > 0)
+        return -EBUSY;
+    export->probe_serial = serial;
+    export->threads_to_probe = export->thread_count;
+    for (unsigned i = 0; i < export->thread_count; i++)
+        io_loop_post(export->threads[i].loop, &export->threads[i].probe_task);
     return 0;
 }
 

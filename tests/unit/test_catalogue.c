@@ -235,6 +235,18 @@ static void test_errors_negotiate_reserved_field(void **state)
         ipc_message_check(&negotiate, sizeof(negotiate), 2, WORKER_RUNNING, IPC_ROLE_NBD_NEGOTIATOR, NULL, NULL), 0);
 }
 
+static void test_errors_probe_without_serial(void **state)
+{
+    struct ipc_nbd_probe probe = { .serial = 1 };
+
+    channel_fill_header(&probe.header, IPC_NBD_PROBE, sizeof(probe), 0);
+    assert_int_equal(ipc_message_check(&probe, sizeof(probe), 0, WORKER_RUNNING, IPC_ROLE_NBD_EXPORT, NULL, NULL), 0);
+    assert_int_equal(ipc_message_check(&probe, sizeof(probe), 0, WORKER_RUNNING, IPC_ROLE_VHOST, NULL, NULL), -EPROTO);
+    probe.serial = 0;
+    assert_int_equal(ipc_message_check(&probe, sizeof(probe), 0, WORKER_RUNNING, IPC_ROLE_NBD_EXPORT, NULL, NULL),
+                     -EPROTO);
+}
+
 static void test_errors_messages_of_tls(void **state)
 {
     struct ipc_tls_permit permit = { .client_id = 1 };
@@ -491,6 +503,7 @@ int main(void)
         cmocka_unit_test(test_errors_negotiate_reserved_field),
         cmocka_unit_test(test_ready_is_accepted_once),
         cmocka_unit_test(test_ready_after_an_early_drain_is_accepted),
+        cmocka_unit_test(test_errors_probe_without_serial),
         cmocka_unit_test(test_errors_messages_of_tls),
         cmocka_unit_test(test_errors_identity),
         cmocka_unit_test(test_errors_status_header),

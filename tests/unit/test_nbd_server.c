@@ -54,6 +54,8 @@ struct worker_handle {
     struct worker_page page;
     bool asked_to_go;
     bool killed;
+    uint64_t probe; /* serial of the one that is to be answered; 0: none */
+    bool hung;
     struct sent sent[SENT_MAX];
     unsigned sent_count;
 };
@@ -95,7 +97,8 @@ int worker_spawn_unbooted(struct worker_set *set, const struct ipc_boot *boot, c
     close_fd(&ends[0]);
     close_fd(&ends[1]);
     assert_int_equal(channel_new(&ends[0], &ends[1], NULL), 0);
-    *ret_boot = (struct worker_boot){ .message = *boot, .control_fd = ends[0], .page_fd = open("/dev/null", O_CLOEXEC) };
+    *ret_boot =
+        (struct worker_boot){ .message = *boot, .control_fd = ends[0], .page_fd = open("/dev/null", O_CLOEXEC) };
     return 0;
 }
 
@@ -110,6 +113,10 @@ int worker_send(struct worker_handle *worker, enum ipc_type type, void *message,
     channel_fill_header(message, type, len_bytes, fd_count);
     if (ipc_message_check(message, len_bytes, fd_count, worker->state, worker->role, NULL, &err) < 0)
         fail_msg("the monitor sends what the catalogue refuses: %s", err.text);
+    if (type == IPC_NBD_PROBE) {
+        worker->probe = ((const struct ipc_nbd_probe *)message)->serial;
+        return 0;
+    }
     assert_true(worker->sent_count < SENT_MAX && len_bytes <= sizeof(sent->bytes) && fd_count <= 2);
     worker->sent_count++;
     sent->type = type;
@@ -203,6 +210,28 @@ static int report_client_gone(struct worker_handle *worker, uint64_t client)
 {
     return report(worker,
                   (struct ipc_status){ .type = IPC_STATUS_CLIENT_GONE, .client_gone = { .client_id = client } });
+}
+
+static int report_client_left(struct worker_handle *worker, uint64_t client)
+{
+    return report(worker,
+                  (struct ipc_status){ .type = IPC_STATUS_CLIENT_LEFT, .client_left = { .client_id = client } });
+}
+
+static int report_probed(struct worker_handle *worker)
+{
+    uint64_t serial = worker->probe;
+
+    worker->probe = 0;
+    return report(worker, (struct ipc_status){ .type = IPC_STATUS_NBD_PROBED, .nbd_probed = { .serial = serial } });
+}
+
+static void answer_probes(void)
+{
+    for (unsigned i = 0; i < worker_count; i++) {
+        if (workers[i] != NULL && workers[i]->probe != 0 && !workers[i]->hung)
+            assert_int_equal(report_probed(workers[i]), 0);
+    }
 }
 
 static void forget(struct worker_handle *worker)
@@ -320,8 +349,10 @@ static void let_locks_go(void)
 
 static void turn(void)
 {
-    for (unsigned i = 0; i < 8; i++)
+    for (unsigned i = 0; i < 8; i++) {
         event_base_loop(monitor.base, EVLOOP_NONBLOCK);
+        answer_probes();
+    }
     let_locks_go();
 }
 
@@ -332,6 +363,7 @@ static void turn_until(bool (*condition)(void))
 
         event_base_loopexit(monitor.base, &tv);
         event_base_dispatch(monitor.base);
+        answer_probes();
     }
     assert_true(condition());
 }
@@ -486,8 +518,8 @@ static int setup(void **state)
     spawn_result = 0;
     send_result = 0;
     monitor.base = event_base_new();
-    if (start_opener(&monitor) < 0 || graph_new(&monitor, &monitor.graph, NULL) < 0 || export_set_new(&monitor, &monitor.exports, NULL) < 0 ||
-        nbd_server_new(&monitor, &monitor.nbd_server, NULL) < 0)
+    if (start_opener(&monitor) < 0 || graph_new(&monitor, &monitor.graph, NULL) < 0 ||
+        export_set_new(&monitor, &monitor.exports, NULL) < 0 || nbd_server_new(&monitor, &monitor.nbd_server, NULL) < 0)
         return -1;
     return 0;
 }
@@ -646,9 +678,15 @@ static void test_the_minimum_block_divides_the_size(void **state)
         uint32_t natural;
         uint32_t told;
     } cases[] = {
-        { 1 << 20, 4096, 4096 },   { (1 << 20) + 512, 4096, 512 }, { (1 << 20) + 2048, 4096, 2048 },
-        { 512, 4096, 512 },        { 4096, 512, 512 },             { (1 << 20) + 512, 1, 1 },
-        { 0, 4096, 4096 },         { INT64_MAX - 511, 4096, 512 }, { 65536 * 3, 1u << 30, 65536 },
+        { 1 << 20, 4096, 4096 },
+        { (1 << 20) + 512, 4096, 512 },
+        { (1 << 20) + 2048, 4096, 2048 },
+        { 512, 4096, 512 },
+        { 4096, 512, 512 },
+        { (1 << 20) + 512, 1, 1 },
+        { 0, 4096, 4096 },
+        { INT64_MAX - 511, 4096, 512 },
+        { 65536 * 3, 1u << 30, 65536 },
         { 65536 + 1024, 65536, 1024 },
     };
     const struct nbd_directory_entry *entry;
@@ -864,13 +902,157 @@ static void test_handshakes_do_not_count_against_max_connections(void **state)
     assert_int_equal(report_negotiated(negotiator_of(2), 2, 1, 0, 0), 0);
     assert_int_equal(worker->sent_count, 1);
     assert_int_equal(report_negotiated(negotiator_of(3), 3, 1, 0, 0), 0); /* too late */
-    assert_int_equal(worker->sent_count, 1);
     report_gone(negotiator_of(3), 0);
+    third = clients[2];
+    turn_until(third_was_turned_away);
     assert_false(is_closed(clients[1]));
-    assert_true(is_closed(clients[2]));
-    assert_int_equal(report_client_gone(worker, 2), 0);
     assert_int_equal(report_negotiated(negotiator_of(4), 4, 1, 0, 0), 0);
+    assert_int_equal(worker->sent_count, 1);
+    assert_int_equal(report_client_gone(worker, 2), 0); /* soon enough */
+    turn();
     assert_int_equal(worker->sent_count, 2);
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
+}
+
+/* A client that is with an export; the id of the next one. */
+static int establish(uint64_t id, uint64_t serial)
+{
+    int client = connect_client();
+
+    assert_int_equal(report_negotiated(negotiator_of(id), id, serial, 0, 0), 0);
+    report_gone(negotiator_of(id), 0);
+    make_all_negotiators_ready();
+    return client;
+}
+
+static struct worker_handle *takes_clients;
+static unsigned clients_taken;
+static bool it_takes_one_more(void)
+{
+    return takes_clients->sent_count > clients_taken;
+}
+
+static void test_clients_of_a_worker_that_does_not_answer_do_not_count(void **state)
+{
+    struct worker_handle *hung;
+    int clients[4];
+
+    start_server_ready(2);
+    add_node("n");
+    hung = add_running("e0", "n", "e0");
+    hung->hung = true;
+    takes_clients = add_running("e1", "n", "e1");
+    clients[0] = establish(1, 1);
+    clients[1] = establish(2, 1);
+    assert_int_equal(hung->sent_count, 2);
+    assert_int_equal(takes_clients->sent_count, 0);
+    clients[2] = connect_silent();
+    usleep(450000);
+    turn();
+    speak(clients[2]);
+    assert_int_equal(report_negotiated(negotiator_of(3), 3, 2, 0, 0), 0);
+    assert_int_equal(takes_clients->sent_count, 1);
+    /* It answers what it was asked, once. */
+    assert_int_equal(report_probed(hung), 0);
+    assert_int_equal(report_probed(hung),
+                     0); /* once more, because the second client came when the first probe was out */
+    assert_int_equal(report_probed(hung), -EPROTO);
+    hung->hung = false;
+    clients[3] = third = connect_silent();
+    turn_until(third_was_turned_away);
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
+}
+
+static void test_a_worker_that_does_not_answer_gets_few_clients_more(void **state)
+{
+    int clients[SENT_MAX + 2];
+
+    start_server_ready(0);
+    add_node("n");
+    takes_clients = add_running("e", "n", "e");
+    takes_clients->hung = true;
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++) {
+        clients[i] = establish(i + 1, 1);
+        if (i == 0) {
+            usleep(450000);
+            turn();
+        }
+    }
+    assert_int_equal(takes_clients->sent_count, SENT_MAX); /* 16 */
+    third = clients[SENT_MAX + 1];
+    turn_until(third_was_turned_away);
+    assert_true(is_closed(clients[SENT_MAX]));
+    assert_false(takes_clients->asked_to_go);
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
+}
+
+/* Storage that hangs keeps what is under way, not the place of a client that is no longer there. */
+static void test_a_client_that_left_takes_no_place(void **state)
+{
+    struct worker_handle *worker;
+    int clients[2];
+
+    start_server_ready(1);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    clients[0] = establish(1, 1);
+    assert_int_equal(report_client_left(worker, 2), -EPROTO);
+    assert_int_equal(report_client_left(worker, 1), 0);
+    assert_int_equal(report_client_left(worker, 1), -EPROTO);
+    clients[1] = establish(2, 1);
+    assert_int_equal(worker->sent_count, 2);
+    assert_int_equal(export_type_nbd.clients(find_export("e")), 2);
+    assert_int_equal(report_client_gone(worker, 1), 0);
+    assert_int_equal(export_type_nbd.clients(find_export("e")), 1);
+    close(clients[0]);
+    close(clients[1]);
+}
+
+static void test_an_export_has_a_limit_of_its_own(void **state)
+{
+    struct block_export_options options = { .type = BLOCK_EXPORT_TYPE_NBD, .id = "e0", .node_name = "n" };
+    struct answer answer;
+    int clients[3];
+
+    start_server_ready(100);
+    add_node("n");
+    options.nbd.max_connections = 1;
+    export_add(monitor.exports, &options, SOCKET_FD_NAMED, reply_to(&answer));
+    report_ready(find_worker(IPC_ROLE_NBD_EXPORT, WORKER_CREATING));
+    takes_clients = add_running("e1", "n", "e1");
+    clients[0] = establish(1, 1);
+    clients[1] = third = establish(2, 1);
+    clients[2] = establish(3, 2);
+    assert_int_equal(takes_clients->sent_count, 1);
+    turn_until(third_was_turned_away);
+    assert_false(is_closed(clients[0]) || is_closed(clients[2]));
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        close(clients[i]);
+}
+
+static void test_a_peer_has_a_limit_of_its_own(void **state)
+{
+    struct nbd_server_options options = { .addr = { .type = SOCKET_ADDRESS_UNIX, .unix_ = { .path = socket_path } },
+                                          .handshake_max_seconds = 10,
+                                          .max_connections_per_peer = 1 };
+    struct answer answer;
+    int clients[3];
+
+    nbd_server_start(monitor.nbd_server, &options, SOCKET_FD_NAMED, reply_to(&answer));
+    make_all_negotiators_ready();
+    add_node("n");
+    takes_clients = add_running("e", "n", "e");
+    clients[0] = establish(1, 1);
+    clients[1] = third = establish(2, 1);
+    assert_int_equal(takes_clients->sent_count, 1);
+    turn_until(third_was_turned_away);
+    clients[2] = establish(3, 1);
+    clients_taken = 1;
+    assert_int_equal(report_client_gone(takes_clients, 1), 0);
+    turn_until(it_takes_one_more);
     for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
         close(clients[i]);
 }
@@ -961,7 +1143,7 @@ static void test_a_crowd_that_fails_is_kept_connected(void **state)
         close(client);
         turn();
     }
-    assert_true(open >= 3); /* all six, unless this takes seconds */
+    assert_true(open >= 3);                                                   /* all six, unless this takes seconds */
     assert_int_equal(nbd_server_get_info(monitor.nbd_server).connections, 0); /* those that left themselves */
 }
 
@@ -1468,6 +1650,11 @@ int main(void)
         SERVER_TEST(test_a_client_that_only_sends_no_more_is_waited_for),
         SERVER_TEST(test_the_time_limit_counts_from_the_start),
         SERVER_TEST(test_handshakes_do_not_count_against_max_connections),
+        SERVER_TEST(test_clients_of_a_worker_that_does_not_answer_do_not_count),
+        SERVER_TEST(test_a_worker_that_does_not_answer_gets_few_clients_more),
+        SERVER_TEST(test_a_client_that_left_takes_no_place),
+        SERVER_TEST(test_an_export_has_a_limit_of_its_own),
+        SERVER_TEST(test_a_peer_has_a_limit_of_its_own),
         SERVER_TEST(test_who_has_had_its_share_gives_its_negotiator_away),
         SERVER_TEST(test_those_that_have_waited_in_vain_come_last),
         SERVER_TEST(test_a_crowd_that_fails_is_kept_connected),

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * bulkhead: the start of the monitor as named stages, in an order that matters: first the process becomes what it may
- * be (descriptors, account, limits, filter), only then does it carry out a single option. The command line is trusted,
- * the environment is not looked at.
+ * be (descriptors, account, limits, filter), only then does it carry out a single option. The command line is trusted;
+ * of the environment only what a service manager says is looked at.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -20,10 +20,9 @@
 #include "monitor/startup/account.h"
 #include "monitor/startup/daemon.h"
 #include "monitor/startup/descriptors.h"
+#include "monitor/startup/environment.h"
 #include "monitor/startup/limits.h"
 #include "monitor/startup/options.h"
-
-extern char **environ;
 
 /* A command of the command line whose reply is owed. */
 struct pending {
@@ -33,6 +32,7 @@ struct pending {
 };
 
 struct startup {
+    struct environment environment;
     struct startup_options options;
     struct monitor *monitor;
     struct pending pending;
@@ -42,25 +42,6 @@ struct startup {
 
 /* ---- The process ---- */
 
-/* Nobody who can set a variable may steer the monitor, its libraries, or a worker. */
-static void clear_environment(void)
-{
-#ifdef WITH_DEVELOPER_AIDS
-    return;
-#endif
-    for (char **entry = environ; entry != NULL && *entry != NULL;) {
-#ifdef WITH_SANITIZERS
-        if (strncmp(*entry, "ASAN_OPTIONS=", 13) == 0 || strncmp(*entry, "UBSAN_OPTIONS=", 14) == 0 ||
-            strncmp(*entry, "LSAN_OPTIONS=", 13) == 0) {
-            entry++;
-            continue;
-        }
-#endif
-        for (char **move = entry; *move != NULL; move++)
-            *move = move[1];
-    }
-}
-
 static int go_to_background(struct startup *startup, struct error *err)
 {
     return startup->options.daemonize ? daemon_fork(&startup->report_fd, err) : 0;
@@ -68,7 +49,9 @@ static int go_to_background(struct startup *startup, struct error *err)
 
 static int keep_named_descriptors(struct startup *startup, struct error *err)
 {
-    return descriptors_keep_named(&startup->options, err);
+    int r = environment_name_descriptors(&startup->environment, &startup->options, err);
+
+    return r == 0 ? descriptors_keep_named(&startup->options, err) : r;
 }
 
 static int make_monitor(struct startup *startup, struct error *err)
@@ -114,7 +97,7 @@ static void pending_done(const struct error *err, void *opaque)
         pending->err = *err;
 }
 
-/* Runs the loop until the reply is there; QMP clients that are connected already are served meanwhile. */
+/* Runs the loop until the reply is there; clients wait meanwhile. */
 static int wait_for_reply(struct startup *startup, struct error *err)
 {
     struct pending *pending = &startup->pending;
@@ -193,8 +176,7 @@ static int carry_out_options(struct startup *startup, struct error *err)
 {
     static int (*const runs[STARTUP_ITEM_MAX])(struct startup *, const struct startup_item *, struct error *) = {
         [STARTUP_BLOCKDEV] = run_blockdev, [STARTUP_NBD_SERVER] = run_nbd_server, [STARTUP_EXPORT] = run_export,
-        [STARTUP_CHARDEV] = run_chardev,   [STARTUP_MONITOR] = run_monitor,
-        [STARTUP_OBJECT] = run_object,
+        [STARTUP_CHARDEV] = run_chardev,   [STARTUP_MONITOR] = run_monitor,       [STARTUP_OBJECT] = run_object,
     };
 
     for (unsigned i = 0; i < startup->options.item_count; i++) {
@@ -223,6 +205,13 @@ static int leave_terminal(struct startup *startup, struct error *err)
     return startup->report_fd >= 0 ? daemon_detach(&startup->report_fd, err) : 0;
 }
 
+static int serve(struct startup *startup, struct error *err)
+{
+    monitor_serve(startup->monitor);
+    environment_notify(&startup->environment, "READY=1\nSTATUS=serving");
+    return 0;
+}
+
 static const struct {
     const char *name;
     int (*run)(struct startup *startup, struct error *err);
@@ -230,7 +219,7 @@ static const struct {
     { "inherited descriptors", keep_named_descriptors }, /* nothing of ours may be open yet */
     { "background", go_to_background },                  /* before the loop, whose kernel objects a fork would share */
     { "worker binaries", make_monitor },                 /* root may reach a build tree that the account cannot */
-    { "limits", raise_limits }, /* root may lift what the account may not */
+    { "limits", raise_limits },                          /* root may lift what the account may not */
     { "account", become_account },
     { "mounter", start_mounter }, /* what it runs is setuid, which the lock-down would end */
     { "lock-down", lock_down },
@@ -238,6 +227,7 @@ static const struct {
     { "options", carry_out_options },
     { "pid file", write_pidfile },
     { "terminal", leave_terminal },
+    { "service", serve }, /* from here on clients are answered, and what they see is complete */
 };
 
 /* What was started ends in order, also if the start failed half way. */
@@ -253,6 +243,18 @@ static void end(struct startup *startup)
     startup_options_done(&startup->options);
 }
 
+static void run_until_shut_down(struct startup *startup)
+{
+    bool told = false;
+
+    while (!startup->monitor->shut_down) {
+        monitor_turn(startup->monitor);
+        if (startup->monitor->shutting_down && !told)
+            environment_notify(&startup->environment, "STOPPING=1");
+        told = startup->monitor->shutting_down;
+    }
+}
+
 static int run(struct startup *startup, struct error *err)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(stages); i++) {
@@ -263,7 +265,7 @@ static int run(struct startup *startup, struct error *err)
             return r;
         }
     }
-    monitor_run(startup->monitor);
+    run_until_shut_down(startup);
     return 0;
 }
 
@@ -290,9 +292,10 @@ int main(int argc, char **argv)
     struct error err = { 0 };
     int r;
 
-    clear_environment();
     json_wipe_what_is_freed();
-    r = descriptors_fill_standard(&err);
+    r = environment_take(&startup.environment, &err);
+    if (r == 0)
+        r = descriptors_fill_standard(&err);
     if (r == 0)
         r = startup_options_parse(argc, argv, &startup.options, &err);
     if (r == 0 && !asks_for_text(&startup, argv[0] != NULL ? argv[0] : "bulkhead"))

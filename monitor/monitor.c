@@ -127,6 +127,13 @@ int monitor_start(struct monitor *monitor, struct error *err)
     return r;
 }
 
+void monitor_serve(struct monitor *monitor)
+{
+    monitor->serving = true;
+    nbd_server_serve(monitor->nbd_server);
+    qmp_serve(monitor->qmp);
+}
+
 /* From here on a signal that says what is happening already does nothing; libevent would bring its default back. */
 static void hold_signals(void)
 {

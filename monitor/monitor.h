@@ -38,6 +38,7 @@ struct monitor {
     struct nbd_server *nbd_server;
 
     bool started;       /* all of the above is there */
+    bool serving;       /* the command line has been carried out: clients are served */
     bool shutting_down; /* no more commands that start something; exports are on their way out */
     bool shut_down;     /* all exports are gone, or have been given up */
     struct event *shutdown_timer;
@@ -53,6 +54,9 @@ void monitor_start_mounter(struct monitor *monitor);
 
 /* Everything else, when the process is what it will be: signals, QMP, nodes, exports. 0 or -errno. */
 int monitor_start(struct monitor *monitor, struct error *err);
+
+/* All that the command line asked for is there: clients, who have been waiting until now, are served. */
+void monitor_serve(struct monitor *monitor);
 
 /* Whatever is left: kills workers, closes and removes sockets. NULL is fine. */
 void monitor_free(struct monitor *monitor);

@@ -46,7 +46,7 @@ bool nbd_may_log(struct nbd_server *server)
 
 static bool may_accept(const struct nbd_server *server)
 {
-    return server->state == NBD_SERVER_RUNNING && nbd_lobby_has_room(server) &&
+    return server->state == NBD_SERVER_RUNNING && server->monitor->serving && nbd_lobby_has_room(server) &&
            !evtimer_pending(server->rest_timer, NULL) && !evtimer_pending(server->full_timer, NULL);
 }
 
@@ -63,6 +63,11 @@ void nbd_server_update_accepting(struct nbd_server *server)
         else
             event_del(server->accept_events[i]);
     }
+}
+
+void nbd_server_serve(struct nbd_server *server)
+{
+    nbd_server_update_accepting(server);
 }
 
 void nbd_server_rest(struct nbd_server *server, const char *what, int r)

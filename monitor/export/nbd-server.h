@@ -29,6 +29,8 @@ void nbd_server_stop(struct nbd_server *server, struct qmp_reply *reply);
 struct nbd_server_info nbd_server_get_info(const struct nbd_server *server);
 
 /* Stop listening and drop clients in their handshake, for the end of the program. */
+/* Clients are let in from here on; they have been waiting in the socket's queue. */
+void nbd_server_serve(struct nbd_server *server);
 void nbd_server_close(struct nbd_server *server);
 
 #endif

@@ -22,6 +22,7 @@ struct qmp {
     unsigned command_count;
     struct qmp_session *sessions;
     unsigned session_count;
+    bool serving; /* what clients send is read */
 };
 
 struct qmp_session {

@@ -35,7 +35,7 @@ static size_t output_bytes(const struct qmp_session *session)
 /* Whether a further command may be taken. */
 static bool may_run(const struct qmp_session *session)
 {
-    return !session->doomed && session->owed == NULL && output_bytes(session) <= QMP_OUTPUT_PAUSE_BYTES;
+    return session->qmp->serving && !session->doomed && session->owed == NULL && output_bytes(session) <= QMP_OUTPUT_PAUSE_BYTES;
 }
 
 static bool has_input(const struct qmp_session *session)
@@ -394,6 +394,13 @@ int qmp_new(struct monitor *monitor, struct event_base *base, const struct qmp_c
     qmp->command_count = command_count;
     *ret_qmp = qmp;
     return 0;
+}
+
+void qmp_serve(struct qmp *qmp)
+{
+    qmp->serving = true;
+    for (struct qmp_session *session = qmp->sessions; session != NULL; session = session->next)
+        update(session);
 }
 
 void qmp_free(struct qmp *qmp)

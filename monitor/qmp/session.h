@@ -23,6 +23,12 @@ struct qmp_session;
 /* commands is borrowed. SIGPIPE is ignored from here on. 0 or -errno. */
 int qmp_new(struct monitor *monitor, struct event_base *base, const struct qmp_command *commands,
             unsigned command_count, struct qmp **ret_qmp, struct error *err);
+/*
+ * Begin to read. Until then clients are greeted and no more, as by qemu-storage-daemon: what they send is carried out when
+ * all is there that the command line makes.
+ */
+void qmp_serve(struct qmp *qmp);
+
 /* Closes all sessions; replies that are still owed may be given afterwards and vanish. */
 void qmp_free(struct qmp *qmp);
 

@@ -43,7 +43,7 @@ static const struct schema_type schema_vsock =
 
 static const struct schema_member fd_members[] = {
     SCHEMA_MEMBER(struct fd_socket_address, str, "str", schema_str,
-                  "The number of an inherited descriptor; on the command line only."),
+                  "The number of an inherited descriptor, or its name in LISTEN_FDNAMES; on the command line only."),
 };
 static const struct schema_type schema_fd =
     SCHEMA_TYPE_STRUCT(struct fd_socket_address, "FdSocketAddress", fd_members, "A socket that is passed in.");
@@ -111,8 +111,8 @@ static const struct schema_value chardev_backend_values[] = {
     [CHARDEV_STDIO] = { "stdio", "Standard input and output." },
     [CHARDEV_NULL] = { "null", "Nothing; a monitor on it never hears of anybody." },
 };
-static const struct schema_type schema_chardev_backend = SCHEMA_TYPE_ENUM_OF_MORE(
-    "ChardevBackendKind", chardev_backend_values, elsewhere_chardevs, "Kinds of chardevs.");
+static const struct schema_type schema_chardev_backend =
+    SCHEMA_TYPE_ENUM_OF_MORE("ChardevBackendKind", chardev_backend_values, elsewhere_chardevs, "Kinds of chardevs.");
 
 static const struct schema_member chardev_socket_members[] = {
     SCHEMA_MEMBER_OPT(struct chardev_socket, path, "path", schema_str, "Path of a unix socket."),
@@ -128,7 +128,8 @@ static const struct schema_member chardev_socket_members[] = {
     SCHEMA_MEMBER_HAS(struct chardev_socket, ipv6, "ipv6", schema_bool, "Whether IPv6 is used; default: both."),
     SCHEMA_MEMBER_DEF(struct chardev_socket, nodelay, "nodelay", schema_bool, "off",
                       "Accepted for QEMU's sake; replies are never held back."),
-    SCHEMA_MEMBER_OPT(struct chardev_socket, fd, "fd", schema_str, "Number of an inherited socket."),
+    SCHEMA_MEMBER_OPT(struct chardev_socket, fd, "fd", schema_str,
+                      "Number of an inherited socket, or its name in LISTEN_FDNAMES."),
     SCHEMA_MEMBER_DEF(struct chardev_socket, server, "server", schema_bool, "off",
                       "Whether to listen; otherwise it connects."),
     SCHEMA_MEMBER_HAS(struct chardev_socket, wait, "wait", schema_bool,

@@ -245,14 +245,21 @@ void startup_options_help(const char *program)
 
 /* ---- Inherited descriptors ---- */
 
-bool startup_item_fd(const struct startup_item *item, int *ret_fd)
+const char **startup_item_fd_text(struct startup_item *item)
 {
-    if (item->id == STARTUP_CHARDEV && item->chardev.backend == CHARDEV_SOCKET)
-        return item->chardev.socket.fd != NULL && socket_fd_number(item->chardev.socket.fd, ret_fd);
+    if (item->id == STARTUP_CHARDEV && item->chardev.backend == CHARDEV_SOCKET && item->chardev.socket.fd != NULL)
+        return &item->chardev.socket.fd;
     if (item->id == STARTUP_NBD_SERVER && item->nbd_server.addr.type == SOCKET_ADDRESS_FD)
-        return socket_fd_number(item->nbd_server.addr.fd.str, ret_fd);
+        return &item->nbd_server.addr.fd.str;
     if (item->id == STARTUP_EXPORT && item->export.type == BLOCK_EXPORT_TYPE_VHOST_USER_BLK &&
         item->export.vhost_user_blk.addr.type == SOCKET_ADDRESS_FD)
-        return socket_fd_number(item->export.vhost_user_blk.addr.fd.str, ret_fd);
-    return false;
+        return &item->export.vhost_user_blk.addr.fd.str;
+    return NULL;
+}
+
+bool startup_item_fd(const struct startup_item *item, int *ret_fd)
+{
+    const char **text = startup_item_fd_text((struct startup_item *)item); /* which only looks */
+
+    return text != NULL && socket_fd_number(*text, ret_fd);
 }

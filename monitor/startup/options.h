@@ -60,6 +60,9 @@ const char *startup_item_name(enum startup_item_id id);
 /* A text for --help, as long as stdout takes it. */
 void startup_options_help(const char *program);
 
+/* Where an item says which inherited descriptor it is to use: fd=... of a chardev, addr.str of others. NULL: it does not. */
+const char **startup_item_fd_text(struct startup_item *item);
+
 /*
  * Which inherited descriptor an item is to use: fd=N of a chardev, addr.str of an NBD server. False: none, or no
  * number, which whoever opens it will say.

@@ -43,9 +43,10 @@ static int setup(void **state)
     snprintf(monitor->path, sizeof(monitor->path), "%s/qmp", monitor->dir);
     monitor->base = event_base_new();
     *state = monitor;
-    return qmp_new(monitor, monitor->base, commands, ARRAY_SIZE(commands), &monitor->qmp, &err) == 0
-               ? chardev_set_new(monitor->base, monitor->qmp, &monitor->set, &err)
-               : -1;
+    if (qmp_new(monitor, monitor->base, commands, ARRAY_SIZE(commands), &monitor->qmp, &err) < 0)
+        return -1;
+    qmp_serve(monitor->qmp);
+    return chardev_set_new(monitor->base, monitor->qmp, &monitor->set, &err);
 }
 
 static int teardown(void **state)

@@ -518,6 +518,7 @@ static int setup(void **state)
     spawn_result = 0;
     send_result = 0;
     monitor.base = event_base_new();
+    monitor.serving = true;
     if (start_opener(&monitor) < 0 || graph_new(&monitor, &monitor.graph, NULL) < 0 ||
         export_set_new(&monitor, &monitor.exports, NULL) < 0 || nbd_server_new(&monitor, &monitor.nbd_server, NULL) < 0)
         return -1;

@@ -206,7 +206,10 @@ static int setup(void **state)
     monitor->base = event_base_new();
     sessions_closed = 0;
     *state = monitor;
-    return qmp_new(monitor, monitor->base, commands, ARRAY_SIZE(commands), &monitor->qmp, &err);
+    if (qmp_new(monitor, monitor->base, commands, ARRAY_SIZE(commands), &monitor->qmp, &err) < 0)
+        return -1;
+    qmp_serve(monitor->qmp);
+    return 0;
 }
 
 static int teardown(void **state)

@@ -157,6 +157,23 @@ def test_monitor_is_locked_down(running):
     assert sandbox.limits(running.pid)["Max core file size"] == ("0", "0")
 
 
+def test_opener_is_confined(running):
+    """It opens paths for the monitor; it and each child that keeps an image have a filter, and nobody may look into them."""
+    opener = running.workers(role="opener")[0]["pid"]
+    children = children_of(opener)
+    assert children, "the image is held by a child"
+    account = pwd.getpwnam(ACCOUNT)
+    for pid in (opener, *children):
+        status = sandbox.status(pid)
+        assert status["Seccomp"] == "2" and status["NoNewPrivs"] == "1"
+        assert status["Uid"].split() == [str(account.pw_uid)] * 4
+        assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+        limits = sandbox.limits(pid)
+        assert limits["Max core file size"] == limits["Max msgqueue size"] == ("0", "0")
+        assert limits["Max open files"] == ("64", "64")
+        assert os.stat(f"/proc/{pid}/mem").st_uid == 0
+
+
 def test_mounter_is_bounded(running):
     """It can have no filter, and so it has as little as possible; nobody of its account may look into it."""
     mounter, = (pid for pid in children_of(running.pid) if "bulkhead-mounter" in command(pid))

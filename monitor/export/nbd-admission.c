@@ -100,7 +100,7 @@ static int make_relay(struct nbd_client *client)
         close_fd(&ends[0]);
         return r;
     }
-    close_fd(&client->fd);
+    socket_close_client(&client->fd);
     client->fd = ends[0];
     return 0;
 }
@@ -121,7 +121,7 @@ static void hand_over(struct nbd_client *client, struct nbd_export *nbd)
     nbd_client_count(client, !nbd->silent);
     nbd->unanswered++;
     r = worker_send(nbd->export->worker, IPC_CLIENT, &message, sizeof(message), &client->fd, 1);
-    close_fd(&client->fd);
+    socket_close_client(&client->fd);
     if (r < 0) {
         nbd_client_end(client, "the export's worker did not take it");
         return;

@@ -121,7 +121,7 @@ static struct nbd_client *client_new(struct nbd_server *server, int fd)
 
     if (client == NULL || (client->from = nbd_peer_ref(&server->peers, fd)) == NULL) {
         free(client);
-        close(fd);
+        socket_close_client(&fd);
         return NULL;
     }
     nbd_widen_unix_socket(fd);
@@ -141,7 +141,7 @@ static void free_client(struct nbd_client *client)
     if (client->event != NULL)
         event_free(client->event);
     nbd_peer_unref(client->from);
-    close_fd(&client->fd);
+    socket_close_client(&client->fd);
     free(client);
 }
 
@@ -175,7 +175,7 @@ static void turn_away(struct nbd_server *server, int listen_fd)
             log_warning("NBD client (%s) turned away: %u are connected, which is max-connections", peer,
                         server->established);
         }
-        close(fd);
+        socket_close_client(&fd);
     }
 }
 
@@ -409,7 +409,7 @@ void nbd_server_start(struct nbd_server *server, const struct nbd_server_options
     if (r == 0)
         r = take_tls(server, options, &err);
     if (r == 0)
-        r = socket_listen(&options->addr, source, &server->listeners, &err);
+        r = socket_listen(&options->addr, source, SOCKET_REFUSES_DESCRIPTORS, &server->listeners, &err);
     if (r == 0) {
         r = make_accept_events(server, &err);
         if (r < 0)

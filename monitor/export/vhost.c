@@ -35,7 +35,7 @@ static int vhost_prepare(struct export *export, const struct block_export_option
 
     if (vhost == NULL)
         return error_set(err, -ENOMEM, "out of memory");
-    r = socket_listen(&wanted->addr, export->fd_source, &vhost->listeners, err);
+    r = socket_listen(&wanted->addr, export->fd_source, SOCKET_TAKES_DESCRIPTORS, &vhost->listeners, err);
     if (r == 0)
         r = check_family(vhost->listeners.fds[0], err);
     if (r < 0) {

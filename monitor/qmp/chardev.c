@@ -178,7 +178,7 @@ static void on_pause_over(evutil_socket_t fd, short what, void *arg)
 static int start_listening(struct chardev *chardev, const struct socket_address *addr, struct error *err)
 {
     struct event_base *base = chardev->set->base;
-    int r = socket_listen(addr, SOCKET_FD_INHERITED, &chardev->listeners, err);
+    int r = socket_listen(addr, SOCKET_FD_INHERITED, SOCKET_REFUSES_DESCRIPTORS, &chardev->listeners, err);
 
     if (r < 0)
         return r;

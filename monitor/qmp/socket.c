@@ -11,14 +11,18 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "monitor/qmp/schema-scalar.h"
+
+#define CLOSE_MAX_US 5000
 
 /* A socket address in the kernel's form. */
 struct endpoint {
@@ -96,7 +100,23 @@ static int unix_bind(int fd, const struct endpoint *endpoint, struct error *err)
     return error_set(err, r, "Failed to bind socket to %s: %s", path[0] != '\0' ? path : path + 1, strerror(-r));
 }
 
-static int listen_unix(const struct unix_socket_address *addr, struct socket_listeners *listeners, struct error *err)
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* Linux 6.16 */
+#endif
+
+/*
+ * A descriptor that nobody takes is closed by whoever reads the bytes that it came with, or closes the socket, and waits
+ * for that if it lingers. Where the kernel can, it does not let one in. Has no meaning, and fails, on other sockets.
+ */
+static void refuse_descriptors(int fd)
+{
+    int off = 0;
+
+    setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+}
+
+static int listen_unix(const struct unix_socket_address *addr, enum socket_passing passing,
+                       struct socket_listeners *listeners, struct error *err)
 {
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     struct endpoint endpoint;
@@ -119,6 +139,8 @@ static int listen_unix(const struct unix_socket_address *addr, struct socket_lis
         unlink(addr->path);
         return r;
     }
+    if (passing == SOCKET_REFUSES_DESCRIPTORS)
+        refuse_descriptors(fd); /* sockets inherit it when a client connects, before they are accepted */
     if (listen(fd, SOCKET_BACKLOG) < 0)
         return error_set(err, -errno, "cannot listen on '%s': %s", addr->path, strerror(errno));
     listeners->fds[listeners->count++] = TAKE_FD(fd);
@@ -230,10 +252,11 @@ static uint16_t bound_port(int fd)
     return getsockname(fd, (struct sockaddr *)&addr, &len) == 0 ? inet_port((struct sockaddr *)&addr) : 0;
 }
 
+/* Clients that nobody has accepted go with them. */
 static void close_fds(struct socket_listeners *listeners)
 {
     while (listeners->count > 0)
-        close_fd(&listeners->fds[--listeners->count]);
+        socket_close_client(&listeners->fds[--listeners->count]);
 }
 
 /* Whether the host has no such address, so that another of the name may do. */
@@ -445,7 +468,7 @@ static int take_inherited_fd(const struct fd_socket_address *addr, enum socket_f
 
 /* ---- All ---- */
 
-int socket_listen(const struct socket_address *addr, enum socket_fd_source source,
+int socket_listen(const struct socket_address *addr, enum socket_fd_source source, enum socket_passing passing,
                   struct socket_listeners *ret_listeners, struct error *err)
 {
     struct socket_listeners listeners = { .count = 0 };
@@ -457,7 +480,7 @@ int socket_listen(const struct socket_address *addr, enum socket_fd_source sourc
         r = listen_inet(&addr->inet, &listeners, err);
         break;
     case SOCKET_ADDRESS_UNIX:
-        r = listen_unix(&addr->unix_, &listeners, err);
+        r = listen_unix(&addr->unix_, passing, &listeners, err);
         break;
     case SOCKET_ADDRESS_VSOCK:
         r = listen_vsock(&addr->vsock, &listeners, err);
@@ -466,6 +489,8 @@ int socket_listen(const struct socket_address *addr, enum socket_fd_source sourc
         r = take_inherited_fd(&addr->fd, source, true, &fd, err);
         if (r == 0)
             listeners.fds[listeners.count++] = fd;
+        if (r == 0 && passing == SOCKET_REFUSES_DESCRIPTORS)
+            refuse_descriptors(fd);
         listeners.passed_in = true;
         break;
     }
@@ -541,6 +566,23 @@ int socket_accept(const struct socket_listeners *listeners, int listen_fd)
     if (listeners->keep_alive)
         setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     return fd;
+}
+
+static void interrupt(int number)
+{
+}
+
+/* The wait of a socket that lingers ends with a signal. */
+void socket_close_client(int *fd)
+{
+    static const struct itimerval soon = { { .tv_usec = CLOSE_MAX_US }, { .tv_usec = CLOSE_MAX_US } }, never;
+
+    if (*fd < 0)
+        return;
+    signal(SIGALRM, interrupt);
+    setitimer(ITIMER_REAL, &soon, NULL);
+    close_fd(fd);
+    setitimer(ITIMER_REAL, &never, NULL);
 }
 
 void socket_peer_name(int fd, char *text, size_t size)

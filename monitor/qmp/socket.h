@@ -32,12 +32,15 @@ enum socket_fd_source {
     SOCKET_FD_NAMED, /* QMP: never numbers, since a client must not reach descriptors of our own; nothing gives names yet */
 };
 
+/* Whether clients of a unix socket may pass descriptors along with their bytes. */
+enum socket_passing { SOCKET_REFUSES_DESCRIPTORS, SOCKET_TAKES_DESCRIPTORS };
+
 /*
  * Listen. inet: every address that host has ("": any), within the wishes ipv4 and ipv6; the first port of port..to that
  * is free for all. unix: the file is made with the umask's permissions; one that nobody listens on any more is
  * replaced, any other refused. 0 or -errno.
  */
-int socket_listen(const struct socket_address *addr, enum socket_fd_source source,
+int socket_listen(const struct socket_address *addr, enum socket_fd_source source, enum socket_passing passing,
                   struct socket_listeners *ret_listeners, struct error *err);
 
 /* The number that type=fd gives, in decimal without leading zeros. */
@@ -58,6 +61,13 @@ int socket_connect(const struct socket_address *addr, enum socket_fd_source sour
 /* Accept one client, if there is one: its descriptor, -EAGAIN, or another -errno after which the listener still works
  * (-EMFILE: wait before the next try). */
 int socket_accept(const struct socket_listeners *listeners, int listen_fd);
+
+/*
+ * Close a client's socket, whatever it has sent that nobody has read, without waiting for it: a descriptor that it passed,
+ * of a TCP socket that lingers for instance, would take as long as it likes. SIGALRM and ITIMER_REAL are used for that.
+ * Negative is fine.
+ */
+void socket_close_client(int *fd);
 
 /* The peer of a connected socket for the log: "unix pid 12 uid 1000", "[::1]:4711". */
 void socket_peer_name(int fd, char *text, size_t size);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "tests/unit/unit.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -52,7 +54,7 @@ static struct socket_address inet_address(const char *host, const char *port)
 static int try_listen(const struct socket_address *addr, struct socket_listeners *ret_listeners, struct error *err)
 {
     memset(err, 0, sizeof(*err));
-    return socket_listen(addr, SOCKET_FD_INHERITED, ret_listeners, err);
+    return socket_listen(addr, SOCKET_FD_INHERITED, SOCKET_REFUSES_DESCRIPTORS, ret_listeners, err);
 }
 
 /* Whether a client gets through. */
@@ -372,7 +374,7 @@ static int try_fd(const char *text, enum socket_fd_source source, struct error *
 {
     struct socket_address addr = { .type = SOCKET_ADDRESS_FD, .fd = { .str = text } };
     struct socket_listeners listeners;
-    int r = socket_listen(&addr, source, &listeners, err);
+    int r = socket_listen(&addr, source, SOCKET_REFUSES_DESCRIPTORS, &listeners, err);
 
     if (r == 0)
         socket_listeners_done(&listeners);
@@ -461,6 +463,128 @@ static void test_a_vsock_address_is_two_numbers(void **state)
     assert_string_equal(err.text, "the cid '2' or port '4294967296' of vsock is not a number of 32 bits");
 }
 
+/* ---- Descriptors that clients pass ---- */
+
+#define LINGER_SECONDS 10
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
+static int pass(int sock, int fd)
+{
+    char byte = 'x';
+    struct iovec iov = { &byte, 1 };
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control = { { 0 } };
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+    };
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+    *cmsg = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
+    memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+    return sendmsg(sock, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+static int connect_to(const char *path)
+{
+    struct sockaddr_un un = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    memcpy(un.sun_path, path, strlen(path));
+    assert_int_equal(connect(fd, (struct sockaddr *)&un, sizeof(un)), 0);
+    return fd;
+}
+
+static bool kernel_can_refuse(int fd)
+{
+    int on = 0;
+    socklen_t len = sizeof(on);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &on, &len) == 0;
+}
+
+static void check_passing(const char *path, enum socket_passing passing, int expected)
+{
+    struct socket_address addr = unix_address(path);
+    struct socket_listeners listeners;
+    struct error err = { 0 };
+    int client, server;
+
+    assert_int_equal(socket_listen(&addr, SOCKET_FD_INHERITED, passing, &listeners, &err), 0);
+    client = connect_to(path);
+    assert_int_equal(pass(client, 1), expected);
+    server = socket_accept(&listeners, listeners.fds[0]);
+    assert_true(server >= 0);
+    assert_int_equal(pass(client, 1), expected);
+    assert_int_equal(send(client, "y", 1, MSG_NOSIGNAL), 1);
+    socket_close_client(&server);
+    assert_int_equal(server, -1);
+    close_fd(&client);
+    socket_listeners_done(&listeners);
+}
+
+static void test_descriptors_are_refused_before_and_after_a_client_is_accepted(void **state)
+{
+    struct fixture *f = *state;
+    _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (!kernel_can_refuse(fd))
+        SKIP("this kernel cannot refuse descriptors (Linux 6.16 can)");
+    check_passing(f->path, SOCKET_REFUSES_DESCRIPTORS, -EPERM);
+}
+
+static void test_descriptors_are_taken_where_they_are_wanted(void **state)
+{
+    struct fixture *f = *state;
+
+    check_passing(f->path, SOCKET_TAKES_DESCRIPTORS, 0);
+}
+
+/* A TCP connection with bytes that its peer does not read, and that waits for that when it is closed. */
+static int lingering(int *ret_peer)
+{
+    struct linger linger = { .l_onoff = 1, .l_linger = LINGER_SECONDS };
+    struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    static char bytes[65536];
+    socklen_t len = sizeof(in);
+    _cleanup_close_ int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_int_equal(bind(listener, (struct sockaddr *)&in, sizeof(in)), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&in, &len), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+    *ret_peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    while (send(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+        ;
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+    return fd;
+}
+
+static void test_closing_a_client_waits_for_nothing_that_it_passed(void **state)
+{
+    uint64_t before;
+    int pair[2], peers[3];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(peers); i++) {
+        int fd = lingering(&peers[i]);
+
+        assert_int_equal(pass(pair[0], fd), 0);
+        close_fd(&fd);
+    }
+    close_fd(&pair[0]);
+    before = now_ns();
+    socket_close_client(&pair[1]);
+    assert_true(now_ns() - before < LINGER_SECONDS * 1000000000ull / 2);
+    for (unsigned i = 0; i < ARRAY_SIZE(peers); i++)
+        close_fd(&peers[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -468,6 +592,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_socket_of_somebody_else_at_the_path_is_not_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_stale_socket_is_replaced_and_a_live_one_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_file_that_is_no_socket_is_left_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_descriptors_are_refused_before_and_after_a_client_is_accepted, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_descriptors_are_taken_where_they_are_wanted, setup, teardown),
+        cmocka_unit_test(test_closing_a_client_waits_for_nothing_that_it_passed),
         cmocka_unit_test(test_paths_that_cannot_be_are_refused),
         cmocka_unit_test(test_an_abstract_socket_has_no_file),
         cmocka_unit_test_setup_teardown(test_a_socket_that_stopped_refuses_while_another_process_has_it, setup,

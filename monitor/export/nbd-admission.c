@@ -167,27 +167,59 @@ void nbd_admission_serve(struct nbd_server *server)
 
 /* ---- What negotiators report ---- */
 
-int nbd_client_proved(struct nbd_client *client, const struct ipc_status_tls_peer *peer)
+static void let_in(struct nbd_client *client, const struct ipc_status_tls_peer *peer)
 {
     struct nbd_server *server = client->server;
     struct error why = { 0 };
     char name[IPC_TLS_IDENTITY_MAX];
     char reason[ERROR_TEXT_MAX + IPC_TLS_IDENTITY_MAX + 64];
 
-    if (peer->client_id != client->id || client->permitted)
-        return -EPROTO;
     memcpy(name, peer->identity, sizeof(name));
     ipc_text_sanitize(name);
     if (server->tls_authz != NULL &&
         !authz_allows(server->monitor->objects, server->tls_authz, peer->has_identity ? peer->identity : NULL, &why)) {
         snprintf(reason, sizeof(reason), "tls-authz '%s' does not let in '%s': %s", server->tls_authz, name, why.text);
         nbd_client_end(client, reason);
-        return 0;
+        return;
     }
     client->permitted = true;
     log_debug("NBD client %llu (%s) is '%s', %s", (unsigned long long)client->id, client->peer, name, peer->session);
     if (negotiator_permit(client->negotiator) < 0)
         nbd_client_end(client, "its negotiator died");
+}
+
+static void list_refreshed(void *opaque, bool cancelled)
+{
+    struct nbd_proving *proving = opaque;
+    struct nbd_client *client = proving->client;
+
+    if (client != NULL) {
+        client->proving = NULL;
+        if (cancelled)
+            nbd_client_end(client, "the list of those that are let in was removed");
+        else
+            let_in(client, &proving->peer);
+    }
+    free(proving);
+}
+
+int nbd_client_proved(struct nbd_client *client, const struct ipc_status_tls_peer *peer)
+{
+    struct nbd_server *server = client->server;
+
+    if (peer->client_id != client->id || client->permitted || client->proving != NULL)
+        return -EPROTO;
+    if (server->tls_authz == NULL) {
+        let_in(client, peer);
+        return 0;
+    }
+    client->proving = calloc(1, sizeof(*client->proving));
+    if (client->proving == NULL) {
+        nbd_client_end(client, "out of memory");
+        return 0;
+    }
+    *client->proving = (struct nbd_proving){ client, *peer };
+    authz_refresh(server->monitor->objects, server->tls_authz, list_refreshed, client->proving);
     return 0;
 }
 

@@ -76,8 +76,15 @@ struct nbd_client {
     struct nbd_export *export;
     bool counted;            /* among those that are established: not if its worker does not answer, or it has left */
     bool left;               /* as the worker says, which still has requests of it under way */
+    struct nbd_proving *proving; /* TLS: whether it is let in is being found out */
     bool permitted;          /* TLS: it proved who it is, and is let in */
     char peer[NBD_PEER_MAX]; /* for the log */
+};
+
+/* Who waits for the list of those that are let in. */
+struct nbd_proving {
+    struct nbd_client *client; /* NULL: it left */
+    struct ipc_status_tls_peer peer;
 };
 
 /* Drop it: it is in no list and holds no slot afterwards. reason is for the log, NULL: it left in order. */

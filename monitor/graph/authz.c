@@ -4,14 +4,15 @@
  * chose and a CA signed, or a user name, and is only ever compared.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/queue.h>
 
 #include <cjson/cJSON.h>
 
+#include "monitor/graph/files.h"
 #include "monitor/graph/objects-private.h"
+#include "monitor/monitor.h"
 #include "monitor/qmp/json-lexer.h"
 
 /* ---- Matching ---- */
@@ -157,20 +158,32 @@ const struct object_type object_type_authz_list = {
 
 /* ---- authz-list-file ---- */
 
-struct list_file {
-    char *filename;
-    bool refresh;
-    struct stat seen; /* when it was read */
-    bool broken;      /* the last time: nobody is let in until it is mended */
-    struct authz_list list;
+/* Somebody who wants to know whether it has changed. */
+struct list_waiter {
+    LIST_ENTRY(list_waiter) link;
+    authz_refreshed_fn *done;
+    void *opaque;
 };
 
-static int read_list(const char *filename, struct authz_list *ret_list, struct error *err)
+struct list_file {
+    struct object *object;
+    char *filename;
+    bool refresh;
+    struct opener_task *task; /* NULL: it was read once and for all */
+    bool reading;
+    bool again;  /* somebody came after that had begun */
+    bool broken; /* the last time: nobody is let in until it is mended */
+    struct error why;
+    struct authz_list list;
+    LIST_HEAD(, list_waiter) waiters;
+};
+
+static int parse_list(int fd, struct authz_list *ret_list, struct error *err)
 {
     cJSON *json = NULL;
     char *text = NULL;
-    size_t len;
-    int r = file_read_small(AT_FDCWD, filename, JSON_MESSAGE_BYTES_MAX, &text, &len, err);
+    size_t len = 0;
+    int r = files_take(fd, &text, &len, err);
 
     if (r == 0)
         r = json_parse(text, len, &json, err);
@@ -178,77 +191,155 @@ static int read_list(const char *filename, struct authz_list *ret_list, struct e
         r = schema_decode(&schema_authz_list, json, SCHEMA_FORM_JSON, ret_list, err);
     cJSON_Delete(json);
     free(text);
-    return r < 0 ? error_prepend(err, "file '%.200s'", filename) : 0;
+    return r;
 }
 
-static bool has_changed(const struct stat *a, const struct stat *b)
-{
-    return a->st_dev != b->st_dev || a->st_ino != b->st_ino || a->st_size != b->st_size ||
-           a->st_mtim.tv_sec != b->st_mtim.tv_sec || a->st_mtim.tv_nsec != b->st_mtim.tv_nsec ||
-           a->st_ctim.tv_sec != b->st_ctim.tv_sec || a->st_ctim.tv_nsec != b->st_ctim.tv_nsec;
-}
-
-/* Read it if it is another one than last time. A broken or missing file is looked at each time. */
-static int refresh(struct list_file *file, struct error *err)
+static void take_list(struct list_file *file, const struct opener_reply *reply, int fd)
 {
     struct authz_list fresh = { 0 };
-    struct stat st;
-    int r = 0;
+    int r;
 
-    if (stat(file->filename, &st) < 0) {
-        file->broken = true;
-        return error_set(err, -errno, "cannot look at file '%.200s': %s", file->filename, strerror(errno));
-    }
-    if (!file->broken && !has_changed(&st, &file->seen))
-        return 0;
-    r = read_list(file->filename, &fresh, err);
+    memset(&file->why, 0, sizeof(file->why));
+    r = reply->code < 0 ? files_error(reply, file->filename, &file->why) : parse_list(fd, &fresh, &file->why);
     file->broken = r < 0;
-    if (r < 0)
-        return r;
+    if (r < 0) {
+        error_prepend(&file->why, "file '%.200s'", file->filename);
+        return;
+    }
     schema_clear(&schema_authz_list, &file->list);
     file->list = fresh;
-    file->seen = st; /* of before it was read: a change meanwhile is seen the next time */
-    return 0;
 }
 
-static int list_file_make(struct object *object, const struct object_options *options, struct error *err)
+static void tell_waiters(struct list_file *file, bool cancelled)
 {
-    struct list_file *file = calloc(1, sizeof(*file));
+    struct list_waiter *waiter;
+
+    while ((waiter = LIST_FIRST(&file->waiters)) != NULL) {
+        struct list_waiter own = *waiter;
+
+        LIST_REMOVE(waiter, link);
+        free(waiter);
+        own.done(own.opaque, cancelled);
+    }
+}
+
+static void stop_reading(struct list_file *file)
+{
+    if (file->task == NULL)
+        return;
+    opener_task_forget(file->task, file);
+    opener_task_end(TAKE_PTR(file->task), NULL, NULL);
+}
+
+static void list_came(void *opaque, const struct opener_reply *reply, int fd);
+
+/* Its child keeps for the next time, unless it has died. */
+static int read_list(struct list_file *file, struct error *err)
+{
     int r = 0;
 
-    if (file == NULL || (file->filename = strdup(options->authz_list_file.filename)) == NULL)
-        r = error_set(err, -ENOMEM, "out of memory");
-    if (r == 0) {
-        file->refresh = options->authz_list_file.refresh;
-        file->broken = true;
-        r = refresh(file, err);
-    }
-    if (r < 0) {
-        if (file != NULL)
-            free(file->filename);
-        free(file);
-        return r;
-    }
-    object->priv = file;
-    return 0;
+    if (file->task == NULL)
+        r = opener_task_new(file->object->set->monitor->opener, NULL, NULL, &file->task, err);
+    if (r == 0)
+        r = files_read(file->task, file->filename, JSON_MESSAGE_BYTES_MAX, list_came, file, err);
+    file->reading = r == 0;
+    if (r < 0)
+        stop_reading(file);
+    return r;
+}
+
+static int read_again(struct list_file *file)
+{
+    file->again = false;
+    return read_list(file, &file->why);
+}
+
+static void list_came(void *opaque, const struct opener_reply *reply, int fd)
+{
+    struct list_file *file = opaque;
+    struct object *object = file->object;
+
+    file->reading = false;
+    take_list(file, reply, fd);
+    if (!file->refresh || reply->code == -EPIPE)
+        stop_reading(file);
+    if (object->add_reply != NULL)
+        object_made(object, file->broken ? &file->why : NULL);
+    else if (!file->again || read_again(file) < 0)
+        tell_waiters(file, false);
 }
 
 static void list_file_free(struct object *object)
 {
     struct list_file *file = object->priv;
 
+    stop_reading(file);
+    tell_waiters(file, true);
     schema_clear(&schema_authz_list, &file->list);
     free(file->filename);
     free(file);
+}
+
+static int list_file_make(struct object *object, const struct object_options *options, struct error *err)
+{
+    struct list_file *file = calloc(1, sizeof(*file));
+    int r;
+
+    if (file == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    file->object = object;
+    file->refresh = options->authz_list_file.refresh;
+    LIST_INIT(&file->waiters);
+    object->priv = file;
+    file->filename = strdup(options->authz_list_file.filename);
+    r = file->filename == NULL ? error_set(err, -ENOMEM, "out of memory") : read_list(file, err);
+    if (r < 0) {
+        list_file_free(object);
+        return r;
+    }
+    return OBJECT_PENDING;
 }
 
 static bool list_file_allows(const struct object *object, const char *identity, struct error *why)
 {
     struct list_file *file = object->priv;
 
-    if (file->refresh && refresh(file, why) < 0)
+    if (file->broken) {
+        *why = file->why;
         return false;
+    }
     return list_allows(&file->list, identity, why);
+}
+
+static void wait_for_list(struct list_file *file, authz_refreshed_fn *done, void *opaque)
+{
+    struct list_waiter *waiter = calloc(1, sizeof(*waiter));
+    int r = waiter == NULL ? error_set(&file->why, -ENOMEM, "out of memory") : 0;
+
+    if (r == 0 && file->reading)
+        file->again = true;
+    else if (r == 0)
+        r = read_list(file, &file->why);
+    if (r < 0) {
+        free(waiter);
+        file->broken = true;
+        done(opaque, false);
+        return;
+    }
+    waiter->done = done;
+    waiter->opaque = opaque;
+    LIST_INSERT_HEAD(&file->waiters, waiter, link);
+}
+
+void authz_refresh(struct object_set *set, const char *authz_id, authz_refreshed_fn *done, void *opaque)
+{
+    const struct object *object = object_find(set, authz_id);
+    struct list_file *file = object != NULL && object->type == &object_type_authz_list_file ? object->priv : NULL;
+
+    if (file != NULL && file->refresh)
+        wait_for_list(file, done, opaque);
+    else
+        done(opaque, false);
 }
 
 const struct object_type object_type_authz_list_file = {

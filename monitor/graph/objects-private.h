@@ -73,19 +73,19 @@ int secret_decode_base64(const char *text, size_t len, uint8_t *ret, size_t *ret
 /* The end: forget the signers that have not been heard to end, whose objects are gone. */
 void tls_signers_free(struct object_set *set);
 
-/* ---- tls-files.c: opens and copies, parses nothing ---- */
+/* ---- tls-files.c: has files opened and copied, parses nothing ---- */
+
+struct tls_files; /* that are being opened */
 
 /*
- * The files of a tls-creds object's folder. *ret_credentials_fd: sealed memfd of the public ones. *ret_key_fd: the file
- * with private or pre-shared keys, opened and not read; -1: this kind has none.
+ * How the outcome is heard of, from the loop, once. credentials_fd: sealed memfd of the public ones. key_fd: the file with
+ * private or pre-shared keys, opened and not read; -1: this kind has none. Both are the callee's; with err there are none.
  */
-int tls_files_open(const struct object_options *options, int *ret_credentials_fd, int *ret_key_fd, struct error *err);
+typedef void tls_files_done_fn(void *opaque, int credentials_fd, int key_fd, const struct error *err);
 
-/*
- * Read a small regular file. dir_fd: AT_FDCWD or a folder; *ret_data is the caller's, NUL-terminated beyond its length.
- * 0 or -errno.
- */
-int file_read_small(int dir_fd, const char *path, size_t max_bytes, char **ret_data, size_t *ret_len_bytes,
-                    struct error *err);
+/* Open the files of a tls-creds object's folder. 0, or -errno and done is not called. */
+int tls_files_start(struct monitor *monitor, const struct object_options *options, tls_files_done_fn *done, void *opaque,
+                    struct tls_files **ret_files, struct error *err);
+void tls_files_free(struct tls_files *files); /* also from within done; NULL is fine */
 
 #endif

@@ -38,6 +38,13 @@ void object_unref(struct object *object);
 /* ---- Authorization (authz.c) ---- */
 
 /*
+ * Lists in files may have changed: have done called when this one has been looked at again, from the loop, or at once if there
+ * is nothing to look at. cancelled: it never will be, the object is gone; nothing may be done but to give up opaque.
+ */
+typedef void authz_refreshed_fn(void *opaque, bool cancelled);
+void authz_refresh(struct object_set *set, const char *authz_id, authz_refreshed_fn *done, void *opaque);
+
+/*
  * Whether the object of that id lets in who proved to be identity (NULL: nobody in particular). The identity is text
  * that a client chose. If not, why says so for the log.
  */

@@ -30,6 +30,7 @@ struct request {
     void *opaque;
     int fds[OPENER_FDS_MAX];
     unsigned fd_count;
+    bool sent;
     size_t len_bytes;
     union opener_message message;
 };
@@ -144,8 +145,9 @@ static void send_first(struct opener_task *task)
 {
     struct request *request = TAILQ_FIRST(&task->requests);
 
-    if (request == NULL || task->lost)
+    if (request == NULL || request->sent || task->lost)
         return;
+    request->sent = true;
     if (request->prepare != NULL && request->done != NULL)
         request->prepare(request->opaque, &request->message);
     request->message.header.magic = OPENER_MAGIC;
@@ -223,8 +225,7 @@ void opener_task_forget(struct opener_task *task, const void *opaque)
 {
     struct request *request;
 
-    TAILQ_FOREACH(request, &task->requests, link)
-    {
+    TAILQ_FOREACH (request, &task->requests, link) {
         if (request->opaque == opaque)
             request->done = NULL;
     }
@@ -363,8 +364,7 @@ static void request_done(struct opener_task *task, const struct opener_reply *re
     set_late(task, false);
     answer(request, reply, fd);
     request_free(request);
-    if (!TAILQ_EMPTY(&task->requests))
-        send_first(task);
+    send_first(task); /* unless whoever was answered has asked again, which sent it */
     if (was_late && task->ops != NULL && task->ops->recovered != NULL)
         task->ops->recovered(task->opaque);
 }
@@ -433,8 +433,7 @@ static void launch_waiting(struct opener *opener)
 {
     struct opener_task *task;
 
-    TAILQ_FOREACH(task, &opener->tasks, link)
-    {
+    TAILQ_FOREACH (task, &opener->tasks, link) {
         if (opener->launch == NULL && (!opener->ready || opener->starting >= STARTING_MAX))
             return;
         if (task->child_sock >= 0)
@@ -618,8 +617,7 @@ bool opener_is_idle(const struct opener *opener)
 {
     const struct opener_task *task;
 
-    TAILQ_FOREACH(task, &opener->tasks, link)
-    {
+    TAILQ_FOREACH (task, &opener->tasks, link) {
         if (task->ending || !TAILQ_EMPTY(&task->requests))
             return false;
     }
@@ -646,14 +644,12 @@ static void wait_for_children(struct opener *opener)
     uint64_t end_ns = now_ns() + OPENER_RELEASE_MS * UINT64_C(1000000);
     struct opener_task *task;
 
-    TAILQ_FOREACH(task, &opener->tasks, link)
-    {
+    TAILQ_FOREACH (task, &opener->tasks, link) {
         close_fd(&task->child_sock);
         if (!task->lost)
             shutdown(task->sock, SHUT_WR);
     }
-    TAILQ_FOREACH(task, &opener->tasks, link)
-    {
+    TAILQ_FOREACH (task, &opener->tasks, link) {
         struct opener_reply ignored;
         struct pollfd pfd = { .fd = task->sock, .events = POLLIN };
 

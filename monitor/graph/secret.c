@@ -4,10 +4,11 @@
  * nothing of them is logged or shown.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 
+#include "monitor/graph/files.h"
 #include "monitor/graph/objects-private.h"
+#include "monitor/monitor.h"
 
 #define SECRET_BYTES_MAX 65536
 
@@ -79,29 +80,74 @@ static int store(const char *text, size_t len, enum secret_format format, struct
     return 0;
 }
 
-static int secret_make(struct object *object, const struct object_options *options, struct error *err)
-{
-    const struct secret_options *from = &options->secret;
-    struct secret *secret = NULL;
-    char *text = NULL;
-    size_t len = 0;
-    int r;
-
-    if (from->file == NULL) {
-        r = store(from->data, strlen(from->data), from->format, &secret, err);
-    } else {
-        r = file_read_small(AT_FDCWD, from->file, SECRET_BYTES_MAX, &text, &len, err);
-        if (r == 0)
-            r = store(text, len, from->format, &secret, err);
-        free_wiped(text);
-    }
-    object->priv = secret;
-    return r;
-}
+/* An object of this type. */
+struct secret_object {
+    struct opener_task *reading; /* NULL: it was, or there is no file */
+    enum secret_format format;
+    char *filename;
+    struct secret *secret; /* NULL while it is read */
+};
 
 static void secret_free(struct object *object)
 {
-    free_wiped(object->priv);
+    struct secret_object *own = object->priv;
+
+    if (own->reading != NULL) {
+        opener_task_forget(own->reading, object);
+        opener_task_end(own->reading, NULL, NULL);
+    }
+    free(own->filename);
+    free_wiped(own->secret);
+    free(own);
+}
+
+static void file_read(void *opaque, const struct opener_reply *reply, int fd)
+{
+    struct object *object = opaque;
+    struct secret_object *own = object->priv;
+    struct error err = { 0 };
+    char *text = NULL;
+    size_t len = 0;
+    int r = reply->code < 0 ? files_error(reply, own->filename, &err) : files_take(fd, &text, &len, &err);
+
+    opener_task_end(TAKE_PTR(own->reading), NULL, NULL);
+    if (r == 0)
+        r = store(text, len, own->format, &own->secret, &err);
+    free_wiped(text);
+    object_made(object, r < 0 ? &err : NULL);
+}
+
+static int start_to_read(struct object *object, const char *filename, struct error *err)
+{
+    struct secret_object *own = object->priv;
+    int r;
+
+    own->filename = strdup(filename);
+    if (own->filename == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    r = opener_task_new(object->set->monitor->opener, NULL, NULL, &own->reading, err);
+    if (r == 0)
+        r = files_read(own->reading, filename, SECRET_BYTES_MAX, file_read, object, err);
+    return r < 0 ? r : OBJECT_PENDING;
+}
+
+static int secret_make(struct object *object, const struct object_options *options, struct error *err)
+{
+    const struct secret_options *from = &options->secret;
+    struct secret_object *own = calloc(1, sizeof(*own));
+    int r;
+
+    if (own == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    own->format = from->format;
+    object->priv = own;
+    if (from->file == NULL)
+        r = store(from->data, strlen(from->data), from->format, &own->secret, err);
+    else
+        r = start_to_read(object, from->file, err);
+    if (r < 0)
+        secret_free(object);
+    return r;
 }
 
 int secret_get(const struct object_set *set, const char *id, const uint8_t **ret_data, size_t *ret_len_bytes,
@@ -114,7 +160,7 @@ int secret_get(const struct object_set *set, const char *id, const uint8_t **ret
         return error_set(err, -ENOENT, "No secret with id '%.100s'", id);
     if (object->type != &object_type_secret)
         return error_set(err, -EINVAL, "object '%.100s' is no secret", id);
-    secret = object->priv;
+    secret = ((const struct secret_object *)object->priv)->secret;
     *ret_data = secret->data;
     *ret_len_bytes = secret->len_bytes;
     return 0;

@@ -30,6 +30,7 @@ struct tls_signer {
 
 struct tls_creds {
     struct object *object;
+    struct tls_files *files; /* while they are opened */
     int credentials_fd;
     int key_fd; /* -1: this kind has none */
     uint8_t password[TLS_PASSWORD_MAX];
@@ -41,6 +42,7 @@ struct tls_creds {
 
 static void creds_done(struct tls_creds *creds)
 {
+    tls_files_free(creds->files);
     close_fd(&creds->credentials_fd);
     close_fd(&creds->key_fd);
     explicit_bzero(creds->password, sizeof(creds->password));
@@ -229,6 +231,22 @@ static int take_password(struct tls_creds *creds, const char *passwordid, struct
     return 0;
 }
 
+static void files_came(void *opaque, int credentials_fd, int key_fd, const struct error *err)
+{
+    struct tls_creds *creds = opaque;
+    struct error failure = { 0 };
+
+    tls_files_free(TAKE_PTR(creds->files));
+    creds->credentials_fd = credentials_fd;
+    creds->key_fd = key_fd;
+    if (err != NULL)
+        failure = *err;
+    else
+        spawn_signer(creds, &failure);
+    if (failure.code < 0)
+        object_made(creds->object, &failure);
+}
+
 static int creds_make(struct object *object, const struct object_options *options, struct error *err)
 {
     struct tls_creds *creds = calloc(1, sizeof(*creds));
@@ -243,9 +261,7 @@ static int creds_make(struct object *object, const struct object_options *option
     r = creds->retry_timer == NULL ? error_set(err, -ENOMEM, "out of memory")
                                    : take_password(creds, options->tls_creds.passwordid, err);
     if (r == 0)
-        r = tls_files_open(options, &creds->credentials_fd, &creds->key_fd, err);
-    if (r == 0)
-        r = spawn_signer(creds, err);
+        r = tls_files_start(object->set->monitor, options, files_came, creds, &creds->files, err);
     if (r < 0) {
         creds_done(creds);
         return r;
@@ -331,7 +347,8 @@ int tls_creds_grant(struct object *object, struct tls_grant *ret_grant, struct e
     close_fd(&ends[1]);
     if (r < 0) {
         close_fd(&ends[0]);
-        return error_set(err, -EAGAIN, "the signer of TLS credentials '%s' did not answer: %s", object->id, strerror(-r));
+        return error_set(err, -EAGAIN, "the signer of TLS credentials '%s' did not answer: %s", object->id,
+                         strerror(-r));
     }
     *ret_grant = (struct tls_grant){ .credentials_fd = creds->credentials_fd, .signer_fd = ends[0] };
     return 0;

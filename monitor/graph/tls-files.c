@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The folder of a tls-creds object: its files are opened as the service account and copied as they are. Nothing in them
- * is parsed here, and the one with the keys is not even read: the signer gets its descriptor.
+ * The folder of a tls-creds object: the opener opens its files one after the other; they are copied as they are.
+ * Nothing in them is parsed here, and the one with the keys is not even read: the signer gets its descriptor.
  */
 #include <errno.h>
+#include <event2/event.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "common/ipc/tls-credentials.h"
+#include "monitor/graph/files.h"
 #include "monitor/graph/objects-private.h"
+#include "monitor/monitor.h"
 
 #define KEY_FILE TLS_SECTION_MAX /* in place of a section */
 
@@ -33,51 +35,6 @@ static const struct tls_file tls_files[] = {
     { PSK, "keys.psk", KEY_FILE, true },
     { X509 | PSK | ANON, "dh-params.pem", TLS_SECTION_DH, false },
 };
-
-/* A pipe would make us wait, and a device could be anything. */
-static int open_regular(int dir_fd, const char *path, size_t max_bytes, int *ret_fd, size_t *ret_len_bytes,
-                        struct error *err)
-{
-    _cleanup_close_ int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    struct stat st;
-
-    if (fd < 0)
-        return error_set(err, -errno, "cannot open '%.200s': %s", path, strerror(errno));
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-        return error_set(err, -EINVAL, "'%.200s' is not a regular file", path);
-    if ((uint64_t)st.st_size > max_bytes)
-        return error_set(err, -EFBIG, "'%.200s' has more than %zu bytes", path, max_bytes);
-    *ret_len_bytes = (size_t)st.st_size;
-    *ret_fd = TAKE_FD(fd);
-    return 0;
-}
-
-int file_read_small(int dir_fd, const char *path, size_t max_bytes, char **ret_data, size_t *ret_len_bytes,
-                    struct error *err)
-{
-    _cleanup_close_ int fd = -1;
-    char *data;
-    size_t len = 0;
-    size_t used = 0;
-    ssize_t n = 0;
-    int r = open_regular(dir_fd, path, max_bytes, &fd, &len, err);
-
-    if (r < 0)
-        return r;
-    data = malloc(len + 1);
-    if (data == NULL)
-        return error_set(err, -ENOMEM, "out of memory");
-    while (used < len && (n = read(fd, data + used, len - used)) > 0)
-        used += (size_t)n;
-    if (n < 0) {
-        free_wiped(data);
-        return error_set(err, -errno, "cannot read '%.200s': %s", path, strerror(errno));
-    }
-    data[used] = '\0';
-    *ret_data = data;
-    *ret_len_bytes = used;
-    return 0;
-}
 
 /* ---- The memfd ---- */
 
@@ -131,37 +88,111 @@ static int write_blob(struct blob *blob, struct error *err)
 
 /* ---- The folder ---- */
 
-static int take_file(struct blob *blob, int dir_fd, const struct tls_file *file, int *ret_key_fd, struct error *err)
+struct tls_files {
+    struct opener_task *task;
+    struct event *no_folder_timer; /* where there is nothing to read: the outcome comes from the loop all the same */
+    char *folder;                  /* NULL: none */
+    enum object_type_id type;
+    unsigned next; /* of tls_files[] */
+    struct blob blob;
+    int key_fd;
+    tls_files_done_fn *done;
+    void *opaque;
+};
+
+void tls_files_free(struct tls_files *files)
+{
+    if (files == NULL)
+        return;
+    if (files->task != NULL) {
+        opener_task_forget(files->task, files);
+        opener_task_end(files->task, NULL, NULL);
+    }
+    if (files->no_folder_timer != NULL)
+        event_free(files->no_folder_timer);
+    blob_done(&files->blob);
+    close_fd(&files->key_fd);
+    free(files->folder);
+    free(files);
+}
+
+/* The owner frees files. */
+static void finish(struct tls_files *files, struct error *err)
+{
+    if (err->code == 0)
+        write_blob(&files->blob, err);
+    else if (files->folder != NULL)
+        error_prepend(err, "folder '%.200s'", files->folder);
+    if (err->code < 0)
+        files->done(files->opaque, -1, -1, err);
+    else
+        files->done(files->opaque, TAKE_FD(files->blob.fd), TAKE_FD(files->key_fd), NULL);
+}
+
+static void no_folder(evutil_socket_t fd, short what, void *arg)
+{
+    finish(arg, &(struct error){ 0 });
+}
+
+static void read_next(struct tls_files *files);
+
+static int take_section(struct tls_files *files, const struct tls_file *file, int fd, struct error *err)
 {
     size_t len = 0;
-    int r;
+    int r = files_take(fd, &files->blob.sections[file->section], &len, err);
 
-    if (file->section == KEY_FILE)
-        return open_regular(dir_fd, file->name, TLS_FILE_BYTES_MAX, ret_key_fd, &len, err);
-    r = file_read_small(dir_fd, file->name, TLS_FILE_BYTES_MAX, &blob->sections[file->section], &len, err);
-    if (r == -ENOENT && !file->required)
-        return 0;
-    blob->header.sections[file->section].len_bytes = (uint32_t)len;
     if (r == 0 && len == 0)
         r = error_set(err, -EINVAL, "'%s' is empty", file->name);
+    files->blob.header.sections[file->section].len_bytes = (uint32_t)len;
     return r;
 }
 
-static int take_folder(struct blob *blob, const char *dir, enum object_type_id type, int *ret_key_fd, struct error *err)
+static void file_came(void *opaque, const struct opener_reply *reply, int fd)
 {
-    _cleanup_close_ int dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    struct tls_files *files = opaque;
+    const struct tls_file *file = &tls_files[files->next++];
+    struct error err = { 0 };
 
-    if (dir_fd < 0)
-        return error_set(err, -errno, "cannot open folder '%.200s': %s", dir, strerror(errno));
-    for (unsigned i = 0; i < ARRAY_SIZE(tls_files); i++) {
-        if ((tls_files[i].types & 1u << type) != 0) {
-            int r = take_file(blob, dir_fd, &tls_files[i], ret_key_fd, err);
+    if (reply->code == 0 && file->section == KEY_FILE)
+        files->key_fd = fd;
+    else if (reply->code == 0)
+        take_section(files, file, fd, &err);
+    else if (reply->code != -ENOENT || file->required)
+        files_error(reply, file->name, &err);
+    if (err.code < 0)
+        finish(files, &err);
+    else
+        read_next(files);
+}
 
-            if (r < 0)
-                return error_prepend(err, "folder '%.200s'", dir);
-        }
+static void read_next(struct tls_files *files)
+{
+    struct error err = { 0 };
+
+    while (files->next < ARRAY_SIZE(tls_files) && (tls_files[files->next].types & 1u << files->type) == 0)
+        files->next++;
+    if (files->next < ARRAY_SIZE(tls_files)) {
+        const struct tls_file *file = &tls_files[files->next];
+
+        if ((file->section == KEY_FILE ? files_open : files_read)(files->task, file->name, TLS_FILE_BYTES_MAX,
+                                                                  file_came, files, &err) == 0)
+            return;
     }
-    return 0;
+    finish(files, &err);
+}
+
+static void folder_came(void *opaque, const struct opener_reply *reply, int fd)
+{
+    struct tls_files *files = opaque;
+    struct error err = { 0 };
+
+    close_fd(&fd);
+    if (reply->code == 0) {
+        read_next(files);
+        return;
+    }
+    files_error(reply, files->folder, &err);
+    finish(files, &err);
 }
 
 static int take_priority(struct blob *blob, const char *priority, struct error *err)
@@ -177,7 +208,29 @@ static int take_priority(struct blob *blob, const char *priority, struct error *
     return 0;
 }
 
-int tls_files_open(const struct object_options *options, int *ret_credentials_fd, int *ret_key_fd, struct error *err)
+static int start_without_folder(struct tls_files *files, struct monitor *monitor, struct error *err)
+{
+    const struct timeval now = { 0 };
+
+    files->no_folder_timer = evtimer_new(monitor->base, no_folder, files);
+    if (files->no_folder_timer == NULL || evtimer_add(files->no_folder_timer, &now) < 0)
+        return error_set(err, -ENOMEM, "out of memory");
+    return 0;
+}
+
+static int start_with_folder(struct tls_files *files, struct monitor *monitor, const char *folder, struct error *err)
+{
+    int r;
+
+    files->folder = strdup(folder);
+    if (files->folder == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    r = opener_task_new(monitor->opener, NULL, NULL, &files->task, err);
+    return r < 0 ? r : files_set_folder(files->task, folder, folder_came, files, err);
+}
+
+int tls_files_start(struct monitor *monitor, const struct object_options *options, tls_files_done_fn *done,
+                    void *opaque, struct tls_files **ret_files, struct error *err)
 {
     static const uint32_t kinds[OBJECT_TYPE_MAX] = {
         [OBJECT_TYPE_TLS_CREDS_X509] = TLS_KIND_X509,
@@ -185,20 +238,28 @@ int tls_files_open(const struct object_options *options, int *ret_credentials_fd
         [OBJECT_TYPE_TLS_CREDS_ANON] = TLS_KIND_ANON,
     };
     const struct tls_creds_options *creds = &options->tls_creds;
-    _cleanup_(blob_done) struct blob blob = { .fd = -1 };
-    _cleanup_close_ int key_fd = -1;
-    int r = take_priority(&blob, creds->priority, err);
+    struct tls_files *files = calloc(1, sizeof(*files));
+    int r;
 
-    blob.header.kind = kinds[options->type];
-    blob.header.flags = (creds->verify_peer ? TLS_VERIFY_PEER : 0) |
-                        (options->type == OBJECT_TYPE_TLS_CREDS_X509 && creds->sanity_check ? TLS_SANITY_CHECK : 0);
+    if (files == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    files->type = options->type;
+    files->blob.fd = files->key_fd = -1;
+    files->done = done;
+    files->opaque = opaque;
+    files->blob.header.kind = kinds[options->type];
+    files->blob.header.flags =
+        (creds->verify_peer ? TLS_VERIFY_PEER : 0) |
+        (options->type == OBJECT_TYPE_TLS_CREDS_X509 && creds->sanity_check ? TLS_SANITY_CHECK : 0);
+    r = take_priority(&files->blob, creds->priority, err);
     if (r == 0 && creds->dir != NULL)
-        r = take_folder(&blob, creds->dir, options->type, &key_fd, err);
-    if (r == 0)
-        r = write_blob(&blob, err);
-    if (r < 0)
+        r = start_with_folder(files, monitor, creds->dir, err);
+    else if (r == 0)
+        r = start_without_folder(files, monitor, err);
+    if (r < 0) {
+        tls_files_free(files);
         return r;
-    *ret_credentials_fd = TAKE_FD(blob.fd);
-    *ret_key_fd = TAKE_FD(key_fd);
+    }
+    *ret_files = files;
     return 0;
 }

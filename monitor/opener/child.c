@@ -164,6 +164,20 @@ static int run_serve(struct child *child, const void *message, const int *fds, s
     return r;
 }
 
+static int run_folder(struct child *child, const void *message, const int *fds, struct opener_reply *reply,
+                      struct error *err)
+{
+    const struct opener_read *request = message;
+
+    if (!is_string(request->path, sizeof(request->path)) || child->folder_fd != AT_FDCWD)
+        return error_set(err, -EPROTO, "malformed FOLDER");
+    child->folder_fd = open(request->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (child->folder_fd >= 0)
+        return 0;
+    child->folder_fd = AT_FDCWD;
+    return error_set(err, -errno, "cannot open folder '%.200s': %s", request->path, strerror(errno));
+}
+
 static int run_read(struct child *child, const void *message, const int *fds, struct opener_reply *reply,
                     struct error *err)
 {
@@ -171,9 +185,9 @@ static int run_read(struct child *child, const void *message, const int *fds, st
     _cleanup_close_ int fd = -1;
     int r;
 
-    if (!is_string(request->path, sizeof(request->path)))
+    if (!is_string(request->path, sizeof(request->path)) || request->only_open > 1)
         return error_set(err, -EPROTO, "malformed READ");
-    r = file_read(request->path, request->max_bytes, &fd, err);
+    r = file_read(child->folder_fd, request, &fd, err);
     if (r < 0)
         return r;
     child_send(child->sock, reply, fd);
@@ -193,6 +207,7 @@ static const struct {
     { OPENER_LOCK, sizeof(struct opener_lock), 0, true, run_lock },
     { OPENER_RESIZE, sizeof(struct opener_resize), 0, true, run_resize },
     { OPENER_SERVE, sizeof(struct opener_serve), 2, true, run_serve },
+    { OPENER_FOLDER, sizeof(struct opener_read), 0, false, run_folder },
     { OPENER_READ, sizeof(struct opener_read), 0, false, run_read },
 };
 
@@ -224,7 +239,7 @@ void child_run(int sock)
     static union opener_message message;
     struct opener_reply started = { .header.type = OPENER_STARTED, .pid = (uint32_t)getpid() };
 
-    child = (struct child){ .sock = sock, .image.fd = -1 };
+    child = (struct child){ .sock = sock, .image.fd = -1, .folder_fd = AT_FDCWD };
     child_send(sock, &started, -1);
     for (;;) {
         int fds[OPENER_FDS_MAX];

@@ -12,9 +12,10 @@
 #include "monitor/opener/child.h"
 
 /* A pipe would make us wait, and a device could be anything. */
-static int open_regular(const char *path, size_t max_bytes, int *ret_fd, size_t *ret_len_bytes, struct error *err)
+static int open_regular(int folder_fd, const char *path, size_t max_bytes, int *ret_fd, size_t *ret_len_bytes,
+                        struct error *err)
 {
-    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    _cleanup_close_ int fd = openat(folder_fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     struct stat st;
 
     if (fd < 0)
@@ -47,20 +48,29 @@ static int copy(int from, int to, size_t len_bytes, const char *path, struct err
     return 0;
 }
 
-int file_read(const char *path, size_t max_bytes, int *ret_fd, struct error *err)
+static int copy_sealed(int fd, size_t len_bytes, const char *path, int *ret_fd, struct error *err)
 {
-    _cleanup_close_ int fd = -1;
     _cleanup_close_ int memory = memfd_create("bulkhead-file", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    size_t len = 0;
-    int r = open_regular(path, max_bytes, &fd, &len, err);
+    int r = memory < 0 ? error_set(err, -errno, "cannot make a memfd: %s", strerror(errno)) : 0;
 
-    if (r == 0 && memory < 0)
-        r = error_set(err, -errno, "cannot make a memfd: %s", strerror(errno));
     if (r == 0)
-        r = copy(fd, memory, len, path, err);
+        r = copy(fd, memory, len_bytes, path, err);
     if (r == 0 && fcntl(memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
         r = error_set(err, -errno, "cannot seal a memfd: %s", strerror(errno));
     if (r == 0)
         *ret_fd = TAKE_FD(memory);
+    return r;
+}
+
+int file_read(int folder_fd, const struct opener_read *request, int *ret_fd, struct error *err)
+{
+    _cleanup_close_ int fd = -1;
+    size_t len = 0;
+    int r = open_regular(folder_fd, request->path, request->max_bytes, &fd, &len, err);
+
+    if (r == 0 && !request->only_open)
+        return copy_sealed(fd, len, request->path, ret_fd, err);
+    if (r == 0)
+        *ret_fd = TAKE_FD(fd);
     return r;
 }

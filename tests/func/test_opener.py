@@ -185,6 +185,22 @@ def test_a_node_whose_image_hangs_can_be_removed_and_the_program_ends(server, mo
     server.gone()
 
 
+def test_objects_whose_file_hangs_fail_in_time(server, mounted):
+    """And their ids are free again."""
+    objects = [{"qom-type": "secret", "id": "s", "file": str(mounted.point)},
+               {"qom-type": "authz-list-file", "id": "l", "filename": str(mounted.point), "refresh": True},
+               {"qom-type": "tls-creds-x509", "id": "t", "dir": f"/proc/{mounted.pid}/cwd/nowhere", "endpoint": "server"}]
+    with stopped(mounted):
+        adding = [Command(server, "object-add", members) for members in objects[:2]]
+        server.qmp.error("object-add", objects[2])
+        assert_prompt(server)
+        assert "still being made" in server.qmp.error("object-del", {"id": "s"}).desc
+        for command in adding:
+            assert_timed_out(command)
+    server.qmp.cmd("object-add", {"qom-type": "secret", "id": "s", "data": "x"})
+    assert "more than" in server.qmp.error("object-add", {**objects[0], "id": "s2"}).desc
+
+
 # ---- The opener ----
 
 def test_an_opener_that_is_killed_is_replaced(nbd, image):

@@ -17,6 +17,7 @@ struct fixture {
     struct monitor monitor;
     int children[CHILDREN_MAX]; /* their ends of the sockets, in the order of their launch */
     unsigned child_count;
+    struct opener_task *task; /* of a test whose callback needs it */
     unsigned answers;
     struct opener_reply last;
     unsigned recovered;
@@ -148,6 +149,32 @@ static void test_requests_are_carried_out_one_after_the_other(void **state)
     assert_int_equal(f->answers, 2);
     assert_int_equal(f->last.code, -EIO);
     assert_true(opener_is_idle(f->monitor.opener));
+}
+
+static void ask_again(void *opaque, const struct opener_reply *reply, int fd)
+{
+    struct fixture *f = opaque;
+
+    if (f->answers++ == 0)
+        ask(f, f->task, 5000);
+}
+
+static void test_who_asks_again_when_he_is_answered_asks_once(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_look look = { .header.type = OPENER_LOOK };
+    const struct opener_ask first = {
+        .message = &look, .len_bytes = sizeof(look), .timeout_ms = 5000, .done = ask_again, .opaque = f
+    };
+
+    f->task = new_task(f);
+    assert_int_equal(opener_task_ask(f->task, &first, NULL), 0);
+    assert_int_equal(take_request(f, 0), OPENER_LOOK);
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(take_request(f, 0), OPENER_LOOK);
+    assert_int_equal(take_request(f, 0), 0);
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(f->answers, 2);
 }
 
 static void test_a_request_that_is_late_is_answered_and_its_child_heard_of_later(void **state)
@@ -308,6 +335,7 @@ int main(void)
 #define OPENER_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         OPENER_TEST(test_requests_are_carried_out_one_after_the_other),
+        OPENER_TEST(test_who_asks_again_when_he_is_answered_asks_once),
         OPENER_TEST(test_a_request_that_is_late_is_answered_and_its_child_heard_of_later),
         OPENER_TEST(test_what_is_forgotten_is_not_told_of),
         OPENER_TEST(test_a_path_is_opened_if_it_is_found_good),

@@ -64,10 +64,11 @@ static struct waiting *wait_new(struct graph *graph, struct graph_node *node, gr
 static void wait_over(struct waiting *waiting, const struct error *err)
 {
     struct waiting own = *waiting;
+    struct error failure = err != NULL ? *err : (struct error){ 0 }; /* which may be the one in waiting */
 
     LIST_REMOVE(waiting, link);
     free(waiting);
-    own.done(own.opaque, err);
+    own.done(own.opaque, err != NULL ? &failure : NULL);
 }
 
 static void out_of_memory(graph_done_fn *done, void *opaque)

@@ -141,8 +141,10 @@ void object_made(struct object *object, const struct error *err)
     struct qmp_reply *reply = TAKE_PTR(object->add_reply);
 
     if (err != NULL) {
+        struct error own = *err; /* which may be the object's */
+
         unlink_object(object);
-        qmp_reply_error(reply, err);
+        qmp_reply_error(reply, &own);
     } else {
         qmp_reply_ok(reply, NULL);
     }

@@ -1022,7 +1022,10 @@ static void test_an_export_has_a_limit_of_its_own(void **state)
     add_node("n");
     options.nbd.max_connections = 1;
     export_add(monitor.exports, &options, SOCKET_FD_NAMED, reply_to(&answer));
+    turn();
     report_ready(find_worker(IPC_ROLE_NBD_EXPORT, WORKER_CREATING));
+    turn();
+    assert_int_equal(answer.count, 1);
     takes_clients = add_running("e1", "n", "e1");
     clients[0] = establish(1, 1);
     clients[1] = third = establish(2, 1);

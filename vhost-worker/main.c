@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * bulkhead-vhost: the worker of one vhost-user-blk export. Holds the export's image, its listening socket and the
+ * bulkhead-vhost: the worker of one vhost-user-blk export. Holds the export's image, the link to its door and the
  * memory of the guest that is connected; parses the messages of the front-end and the rings of the guest, inside the
  * sandbox.
  */

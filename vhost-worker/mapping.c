@@ -10,6 +10,7 @@
 #include <sys/vfs.h>
 
 #include "common/io/guard.h"
+#include "vhost-worker/descriptor.h"
 
 static atomic_bool broken; /* by whichever mapping */
 
@@ -17,10 +18,11 @@ static int check_file(int fd, uint64_t offset, uint64_t len_bytes, struct error 
 {
     struct stat st;
 
+    /* Only of such a file the kernel knows the rest by itself, and its pages do not wait for anybody. */
+    if (vhost_descriptor_kind(fd) != VHOST_DESCRIPTOR_MEMORY)
+        return error_set(err, -EINVAL, "the descriptor is not a memory file");
     if (fstat(fd, &st) < 0)
         return error_set(err, -errno, "cannot look at the memory file: %s", strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return error_set(err, -EINVAL, "the descriptor is not a memory file");
     if (len_bytes == 0 || !range_within(offset, len_bytes, (uint64_t)st.st_size))
         return error_set(err, -EINVAL, "bytes %llu to %llu + %llu are not within a file of %llu bytes",
                          (unsigned long long)offset, (unsigned long long)offset, (unsigned long long)len_bytes,

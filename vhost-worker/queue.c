@@ -8,7 +8,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
+
+#include "vhost-worker/descriptor.h"
 
 #define TURN_MAX      256u         /* requests of one queue before the others of its thread get their turn */
 #define OFFLOAD_BYTES (256u << 10) /* so large a copy is worth another thread, if there is more to do meanwhile */
@@ -446,32 +447,27 @@ void vhost_queue_reset(struct vhost_queue *q)
 
 int vhost_queue_set_kick(struct vhost_queue *q, int fd, struct error *err)
 {
-    struct stat st;
+    enum vhost_descriptor kind = vhost_descriptor_kind(fd);
 
-    if (fstat(fd, &st) < 0)
-        return error_set(err, -EINVAL, "cannot look at the kick descriptor: %s", strerror(errno));
-    /* An eventfd has no type; files and directories cannot be waited for. */
-    if (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode))
+    if (kind != VHOST_DESCRIPTOR_EVENT && kind != VHOST_DESCRIPTOR_STREAM)
         return error_set(err, -EINVAL, "the kick descriptor is neither an eventfd nor a pipe");
-    q->kick_is_stream = S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode);
+    q->kick_is_stream = kind == VHOST_DESCRIPTOR_STREAM;
     close_fd(&q->kick_fd);
     q->kick_fd = fd;
     return 0;
 }
 
 /*
- * An eventfd (it has no type) blocks when its counter is full, which takes a front-end that wants that; it hurts
- * itself. A pipe is full when nobody reads it for a while.
+ * An eventfd blocks when its counter is full, which takes a front-end that wants that; it hurts itself. A pipe is full
+ * when nobody reads it for a while.
  */
 int vhost_signal_fd_check(int fd, struct error *err)
 {
-    struct stat st;
+    enum vhost_descriptor kind = vhost_descriptor_kind(fd);
 
-    if (fstat(fd, &st) < 0)
-        return error_set(err, -EINVAL, "cannot look at the descriptor: %s", strerror(errno));
-    if ((st.st_mode & S_IFMT) == 0)
+    if (kind == VHOST_DESCRIPTOR_EVENT)
         return 0;
-    if (!S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
+    if (kind != VHOST_DESCRIPTOR_STREAM)
         return error_set(err, -EINVAL, "the descriptor is neither an eventfd nor a pipe");
     if (!(fcntl(fd, F_GETFL) & O_NONBLOCK))
         return error_set(err, -EINVAL, "the descriptor is a pipe or socket that blocks");

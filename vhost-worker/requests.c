@@ -5,8 +5,8 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#include "vhost-worker/descriptor.h"
 #include "vhost-worker/session.h"
 
 #define FEATURE(name) (1ull << (name))
@@ -162,9 +162,7 @@ enum vhost_outcome vhost_get_status(struct vhost_session *session, struct vhost_
 enum vhost_outcome vhost_set_backend_req_fd(struct vhost_session *session, struct vhost_message *message,
                                             struct error *err)
 {
-    struct stat st;
-
-    if (fstat(message->fds[0], &st) < 0 || !S_ISSOCK(st.st_mode))
+    if (vhost_descriptor_kind(message->fds[0]) != VHOST_DESCRIPTOR_STREAM)
         return vhost_fatal(err, "SET_BACKEND_REQ_FD: the descriptor is not a socket");
     close_fd(&session->backend_fd);
     session->backend_fd = TAKE_FD(message->fds[0]);

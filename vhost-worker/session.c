@@ -14,7 +14,6 @@
 #include "common/base/log.h"
 
 #define MESSAGES_PER_TURN 32u
-#define ACCEPT_PAUSE_NS   1000000000ull /* after accept4() failed for lack of something */
 
 static void session_end(struct vhost_session *session, const struct error *reason);
 static void session_read(struct vhost_session *session);
@@ -42,9 +41,9 @@ static enum vhost_outcome send_reply(struct vhost_session *session, const struct
         memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
         msg.msg_control = &control;
         msg.msg_controllen = sizeof(control);
-        n = sendmsg(session->watch.fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        n = sendmsg(session->reply_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
     } else {
-        n = send(session->watch.fd, bytes, iov.iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        n = send(session->reply_fd, bytes, iov.iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
     /* A front-end with so many unread replies does not read them. */
     if (n != (ssize_t)iov.iov_len)
@@ -181,7 +180,8 @@ static bool is_open(const struct vhost_session *session)
 /* Descriptors of the front-end that are held: shown by query-workers. */
 static void count_descriptors(struct vhost_session *session)
 {
-    uint32_t count = (session->watch.fd >= 0) + (session->backend_fd >= 0) + (session->shared.log_fd >= 0);
+    uint32_t count = (session->watch.fd >= 0) + (session->reply_fd >= 0) + (session->backend_fd >= 0) +
+                     (session->shared.log_fd >= 0);
 
     for (unsigned i = 0; i < session->vring_count; i++) {
         const struct vhost_queue *queue = &session->vrings[i].queue;
@@ -257,27 +257,37 @@ static void on_readable(struct io_watch *watch, uint32_t events)
     session_read(container_of(watch, struct vhost_session, watch));
 }
 
-/* ---- Accepting ---- */
+/* ---- Front-ends ---- */
 
-static void watch_listener(struct vhost_session *session, bool wanted)
+/* The next front-end waits in the link while there is one. */
+static void watch_link(struct vhost_session *session, bool wanted)
 {
-    if (session->listener.fd >= 0)
-        io_loop_watch(session->worker->control_loop, &session->listener, wanted && !session->draining ? EPOLLIN : 0);
+    if (session->link.fd >= 0)
+        io_loop_watch(session->worker->control_loop, &session->link, wanted && !session->draining ? EPOLLIN : 0);
 }
 
-static void session_begin(struct vhost_session *session, int fd)
+static void close_link(struct vhost_session *session)
+{
+    if (session->link.fd < 0)
+        return;
+    io_loop_unwatch(session->worker->control_loop, &session->link);
+    close_fd(&session->link.fd);
+}
+
+static void session_begin(struct vhost_session *session, int reply_fd, int stream_fd)
 {
     int ret;
 
     session->number++;
-    session->watch = (struct io_watch){ .fd = fd, .ready = on_readable };
-    session->refused_one = false;
+    session->reply_fd = reply_fd;
+    session->watch = (struct io_watch){ .fd = stream_fd, .ready = on_readable };
     session->config_changed = false;
     atomic_store(&session->shared.device.writeback, !session->shared.device.writethrough);
     vhost_receiver_init(&session->receiver);
     atomic_store(&session->worker->page->clients, 1);
     worker_page_add(&session->worker->page->clients_total, 1);
     count_descriptors(session);
+    watch_link(session, false);
     ret = io_loop_watch(session->worker->control_loop, &session->watch, EPOLLIN);
     if (ret < 0) {
         struct error err;
@@ -287,45 +297,26 @@ static void session_begin(struct vhost_session *session, int fd)
     }
 }
 
-static void refuse(struct vhost_session *session, int fd)
-{
-    close_fd(&fd);
-    if (!session->refused_one)
-        log_info("a second front-end was refused: front-end %llu is connected", (unsigned long long)session->number);
-    session->refused_one = true;
-}
-
-/*
- * One front-end at a time. A new one may be the old one coming back, whose end we have not noticed yet: look first.
- * While the old session comes to an end the new connection waits in the backlog.
+/* The door has a front-end, or has gone. It is trusted with the form of this, and with nothing that the front-end says.
  */
-static void on_connection(struct io_watch *watch, uint32_t events)
+static void on_link(struct io_watch *watch, uint32_t events)
 {
-    struct vhost_session *session = container_of(watch, struct vhost_session, listener);
-    int fd;
+    struct vhost_session *session = container_of(watch, struct vhost_session, link);
+    struct channel_message *message = &session->introduction;
+    struct error err;
+    int ret = channel_receive(watch->fd, message, &err);
 
-    if (session->watch.fd >= 0 && !session->closing && !session->has_message)
-        session_read(session);
-    if (session->watch.fd >= 0 && (session->closing || session->has_message)) {
-        watch_listener(session, false);
-        io_loop_timer_set(session->worker->control_loop, &session->accept_again, now_ns() + ACCEPT_PAUSE_NS / 10);
+    if (ret == -EAGAIN)
+        return;
+    if (ret == 1 && message->header.type == IPC_VHOST_FRONTEND && message->fd_count == 2) {
+        session_begin(session, TAKE_FD(message->fds[0]), TAKE_FD(message->fds[1]));
         return;
     }
-    fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0 && session->watch.fd >= 0) {
-        refuse(session, fd);
-    } else if (fd >= 0) {
-        session_begin(session, fd);
-    } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-        log_error("cannot accept a front-end: %s", strerror(errno));
-        watch_listener(session, false);
-        io_loop_timer_set(session->worker->control_loop, &session->accept_again, now_ns() + ACCEPT_PAUSE_NS);
-    }
-}
-
-static void on_accept_again(struct io_timer *timer)
-{
-    watch_listener(container_of(timer, struct vhost_session, accept_again), true);
+    if (ret != 0)
+        log_error("the door of this export does not keep to its protocol");
+    if (ret == 1)
+        channel_message_done(message);
+    close_link(session);
 }
 
 /* ---- The end of a session ---- */
@@ -356,6 +347,8 @@ static void session_close(struct vhost_session *session)
     close_fd(&session->shared.log_fd);
     close_fd(&session->backend_fd);
     close_fd(&session->watch.fd);
+    shutdown(session->reply_fd, SHUT_RDWR); /* the door has it, too */
+    close_fd(&session->reply_fd);
     vhost_mapping_forgive();
     session->states = 0;
     session->protocol_features = 0;
@@ -366,8 +359,7 @@ static void session_close(struct vhost_session *session)
     report_gone(session);
     if (session->draining)
         worker_exit(session->worker);
-    io_loop_timer_cancel(session->worker->control_loop, &session->accept_again);
-    watch_listener(session, true);
+    watch_link(session, true);
 }
 
 static void session_end(struct vhost_session *session, const struct error *reason)
@@ -422,8 +414,7 @@ int vhost_session_new(struct worker *worker, struct vhost_session **ret_session,
     if (session == NULL || session->threads == NULL)
         return error_set(err, -ENOMEM, "no memory for the export");
     session->worker = session->shared.worker = worker;
-    session->shared.log_fd = session->backend_fd = session->watch.fd = session->listener.fd = -1;
-    session->accept_again.expired = on_accept_again;
+    session->shared.log_fd = session->backend_fd = session->watch.fd = session->reply_fd = session->link.fd = -1;
     for (unsigned i = 0; i < worker->boot.io_threads; i++)
         vhost_thread_init(&session->threads[i], &worker->io_threads[i]);
     *ret_session = session;
@@ -449,10 +440,8 @@ void vhost_session_set_device(struct vhost_session *session)
     blk_set_serial(device, worker->boot.export_id);
 }
 
-int vhost_session_listen(struct vhost_session *session, int listen_fd, unsigned queues, uint32_t logical_block_bytes)
+static int make_vrings(struct vhost_session *session, unsigned queues)
 {
-    if (session->listener.fd >= 0 || queues == 0 || queues > VHOST_QUEUES_MAX)
-        return -EPROTO;
     session->vrings = calloc(queues, sizeof(*session->vrings));
     if (session->vrings == NULL)
         return -ENOMEM;
@@ -464,11 +453,27 @@ int vhost_session_listen(struct vhost_session *session, int listen_fd, unsigned 
         queue->stopped = on_stopped;
         queue->broken = on_broken;
     }
+    return 0;
+}
+
+int vhost_session_listen(struct vhost_session *session, int link_fd, unsigned queues, uint32_t logical_block_bytes)
+{
+    bool first = session->vrings == NULL;
+    int ret = 0;
+
+    if (queues == 0 || queues > VHOST_QUEUES_MAX || (!first && queues != session->vring_count))
+        return -EPROTO;
+    if (first)
+        ret = make_vrings(session, queues);
+    if (ret < 0)
+        return ret;
     session->shared.device.queues = (uint16_t)queues;
     session->shared.device.logical_block_bytes = logical_block_bytes;
-    session->listener = (struct io_watch){ .fd = listen_fd, .ready = on_connection };
-    atomic_fetch_add(&session->worker->page->fds_internal, 1);
-    return io_loop_watch(session->worker->control_loop, &session->listener, EPOLLIN);
+    close_link(session);
+    session->link = (struct io_watch){ .fd = link_fd, .ready = on_link };
+    if (first)
+        atomic_fetch_add(&session->worker->page->fds_internal, 1);
+    return io_loop_watch(session->worker->control_loop, &session->link, session->watch.fd < 0 ? EPOLLIN : 0);
 }
 
 void vhost_session_drain(struct vhost_session *session)
@@ -476,7 +481,7 @@ void vhost_session_drain(struct vhost_session *session)
     struct error reason;
 
     session->draining = true;
-    watch_listener(session, false);
+    watch_link(session, false);
     if (session->watch.fd < 0) {
         worker_exit(session->worker);
         return;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The export and the session of the one front-end that may be connected to it: who runs on the control thread, walks
+ * The export and the session of the one front-end that may be connected to it: what runs on the control thread, walks
  * the table of requests, brings queues to rest where a request needs that, and ends sessions. Source: vhost-user.rst.
  */
 #ifndef BULKHEAD_VHOST_SESSION_H
@@ -8,6 +8,7 @@
 
 #include <errno.h>
 
+#include "common/ipc/channel.h"
 #include "vhost-worker/message.h"
 #include "vhost-worker/queue.h"
 
@@ -43,12 +44,11 @@ struct vhost_session {
     struct vhost_vring *vrings;   /* [vring_count] */
     unsigned vring_count;
 
-    struct io_watch listener; /* fd -1 until the monitor passed it */
-    struct io_timer accept_again;
-    bool refused_one; /* said so in the log, in this session */
+    struct io_watch link; /* to the door, which introduces front-ends; fd -1: there is none */
 
-    /* Of the connection; watch.fd -1: there is none. */
-    struct io_watch watch;
+    /* Of the front-end; watch.fd -1: there is none. */
+    struct io_watch watch; /* the stream of its messages, from the door */
+    int reply_fd;          /* its connection, to answer on */
     uint64_t number;
     struct vhost_receiver receiver;
     struct vhost_message message; /* waits until the queues rest, if has_message */
@@ -61,6 +61,7 @@ struct vhost_session {
     bool config_changed; /* the front-end has not been told */
     struct vhost_mapping inflight;
     uint16_t inflight_queues;
+    struct channel_message introduction; /* of the front-end that comes; too large for a stack */
     bool closing;
     bool draining;
     struct error reason; /* why it is closing */
@@ -72,8 +73,11 @@ int vhost_session_new(struct worker *worker, struct vhost_session **ret_session,
 /* The device of the open node; after the tree is open. */
 void vhost_session_set_device(struct vhost_session *session);
 
-/* LISTEN: serve front-ends on listen_fd, which is taken, with so many queues. 0 or -errno. */
-int vhost_session_listen(struct vhost_session *session, int listen_fd, unsigned queues, uint32_t logical_block_bytes);
+/*
+ * LISTEN: serve front-ends that the door introduces on link_fd, which is taken, with so many queues. Again: another
+ * door, and the same numbers. 0 or -errno.
+ */
+int vhost_session_listen(struct vhost_session *session, int link_fd, unsigned queues, uint32_t logical_block_bytes);
 
 /* The node has a new size. */
 void vhost_session_resize(struct vhost_session *session, uint64_t size_bytes);

@@ -19,7 +19,8 @@
 #define TLS         IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR_TLS)
 #define SIGNER      IPC_ROLE_BIT(IPC_ROLE_TLS_SIGNER)
 #define OPENER      IPC_ROLE_BIT(IPC_ROLE_OPENER)
-#define ALL_ROLES   (NEGOTIATOR | TLS | SIGNER | ALL_EXPORTS | OPENER)
+#define DOOR        IPC_ROLE_BIT(IPC_ROLE_VHOST_DOOR)
+#define ALL_ROLES   (NEGOTIATOR | TLS | SIGNER | ALL_EXPORTS | OPENER | DOOR)
 
 #define CREATING IPC_STATE_BIT(WORKER_CREATING)
 #define RUNNING  IPC_STATE_BIT(WORKER_RUNNING)
@@ -134,7 +135,9 @@ const struct ipc_message_rule ipc_message_rules[] = {
     { "DRAIN",     IPC_DRAIN,     sizeof(struct ipc_drain),     0, 0,                     CREATING | RUNNING, ALL_ROLES,
       NULL,            "finish what is in flight, close clients, exit" },
     { "VHOST_LISTEN", IPC_VHOST_LISTEN, sizeof(struct ipc_vhost_listen), 1, 1,            RUNNING,            VHOST,
-      check_vhost_listen, "serve front-ends; descriptors: listening socket" },
+      check_vhost_listen, "serve front-ends; descriptors: link to the door" },
+    { "VHOST_DOOR", IPC_VHOST_DOOR, sizeof(struct ipc_vhost_door), 2, 2,                      RUNNING,            DOOR,
+      NULL,            "accept front-ends; descriptors: listening socket, link to the export's worker" },
     { "FUSE_SERVE",  IPC_FUSE_SERVE,  sizeof(struct ipc_fuse_serve),  2, IPC_FUSE_DEVICES_MAX, RUNNING,       FUSE,
       check_fuse_serve,  "serve a mount; descriptors: its /dev/fuse, in pairs" },
     { "FUSE_RESIZE", IPC_FUSE_RESIZE, sizeof(struct ipc_fuse_resize), 0, 0,                     RUNNING,      FUSE,

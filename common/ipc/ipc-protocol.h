@@ -46,6 +46,7 @@ enum ipc_role {
     IPC_ROLE_NBD_NEGOTIATOR_TLS = 5,
     IPC_ROLE_TLS_SIGNER = 6,
     IPC_ROLE_OPENER = 7,
+    IPC_ROLE_VHOST_DOOR = 8,
 };
 
 /* ---- Control messages ---- */
@@ -55,7 +56,7 @@ enum ipc_type {
     IPC_NEGOTIATE, /* nbd negotiator: one client. Descriptors: client socket, export directory */
     IPC_CLIENT,    /* nbd export: a client whose handshake is over. Descriptors: client socket */
     IPC_DRAIN,     /* finish what is in flight, close clients, exit */
-    IPC_VHOST_LISTEN, /* vhost: begin to serve. Descriptors: listening socket */
+    IPC_VHOST_LISTEN, /* vhost: begin to serve. Descriptors: link to its door */
     IPC_FUSE_SERVE, /* fuse: begin to serve. Descriptors: the mounted /dev/fuse and clones of it */
     IPC_FUSE_RESIZE, /* fuse: the answer to the status record FUSE_RESIZE */
     IPC_NODE_RESIZED, /* exports: the image has another size, look again */
@@ -67,6 +68,8 @@ enum ipc_type {
     IPC_SIGNER_CLIENT, /* signer: one handshake. Descriptors: the signer's end of a SOCK_SEQPACKET pair */
     IPC_OPENER_TASK,   /* opener: fork a child for it. Descriptors: the child's end of a SOCK_SEQPACKET pair */
     IPC_NBD_PROBE,     /* nbd export: answer when all threads have come by */
+    IPC_VHOST_DOOR,    /* vhost door: accept front-ends. Descriptors: listening socket, link to the export's worker */
+    IPC_VHOST_FRONTEND,  /* on the link, by the door: one front-end. Descriptors: its connection, a stream of its messages */
 };
 
 struct ipc_header {
@@ -201,13 +204,19 @@ struct ipc_drain {
 };
 
 /*
- * VHOST_LISTEN, descriptors: a listening unix socket, O_NONBLOCK. Once, after READY: a worker that has not yet opened its
- * image in the sandbox is not to be reached by anybody.
+ * VHOST_LISTEN, descriptors: one end of the link, a channel on which the export's door introduces front-ends, by messages
+ * that are a header of type VHOST_FRONTEND. After READY: a worker that has not yet opened its image in the sandbox is not
+ * to be reached by anybody. Again, with the same numbers, when there is another door.
  */
 struct ipc_vhost_listen {
     struct ipc_header header;
     uint32_t queues;              /* 1 to IPC_VHOST_QUEUES_MAX */
     uint32_t logical_block_bytes; /* a power of 2, IPC_VHOST_BLOCK_MIN to IPC_VHOST_BLOCK_MAX */
+};
+
+/* VHOST_DOOR, descriptors: a listening unix socket, O_NONBLOCK, and the other end of the link. Once. */
+struct ipc_vhost_door {
+    struct ipc_header header;
 };
 
 /* Flags of FUSE_SERVE. */

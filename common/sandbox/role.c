@@ -153,7 +153,7 @@ SET(sanitizer, SANDBOX_ALLOW, "the run-time of sanitizers: signal stacks and siz
 
 static const struct sandbox_call sanitizer_refused_calls[] = {
     CALL(openat), CALL(open), CALL(readlink), CALL(readlinkat), CALL(stat), CALL(lstat), CALL(access), CALL(getcwd),
-    CALL(clone),  CALL(pipe), CALL(pipe2),    CALL_NE(statx, 2, AT_EMPTY_PATH),  CALL_EQ(ioctl, 1, TCGETS),
+    CALL(clone),  CALL(pipe), CALL(pipe2),    CALL_WITHOUT_BITS(statx, 2, AT_EMPTY_PATH),  CALL_EQ(ioctl, 1, TCGETS),
 };
 SET(sanitizer_refused, SANDBOX_REFUSE, "what the run-time of sanitizers tries for a report, and can do without");
 #define SET_UNEXPECTED &set_sanitizer, &set_sanitizer_refused
@@ -184,7 +184,7 @@ static const struct sandbox_call unexpected_calls[] = {
     CALL(readlinkat),
     CALL(stat),
     CALL(lstat),
-    CALL_NE(statx, 2, AT_EMPTY_PATH),
+    CALL_WITHOUT_BITS(statx, 2, AT_EMPTY_PATH),
     CALL_NE(newfstatat, 3, AT_EMPTY_PATH),
     CALL(access),
     CALL(faccessat),
@@ -224,7 +224,9 @@ SET(unexpected_send, SANDBOX_TRAP, "as unexpected");
 
 static const struct sandbox_call vhost_calls[] = {
     CALL(sendmsg),
-    CALL_EQ(accept4, 3, SOCK_CLOEXEC | SOCK_NONBLOCK),
+    CALL_EQ(statx, 2, AT_EMPTY_PATH | AT_STATX_DONT_SYNC),
+    CALL_EQ(name_to_handle_at, 4, AT_EMPTY_PATH),
+    CALL_EQ(fcntl, 1, F_GET_SEALS),
     CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL),
     CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING),
     CALL_EQ(fallocate, 1, 0),
@@ -232,8 +234,20 @@ static const struct sandbox_call vhost_calls[] = {
     CALL_EQ(fcntl, 1, F_GETFL),
 };
 SET(vhost, SANDBOX_ALLOW,
-    "front-ends are accepted on the listening socket; the inflight buffer is made, sealed, and its descriptor sent to "
-    "the front-end, which is what sendmsg is for (docs/decisions/)");
+    "what a front-end passed is looked at, without asking whoever is behind it; the inflight buffer is made, sealed, and "
+    "its descriptor sent to the front-end, which is what sendmsg is for (docs/decisions/)");
+
+static const struct sandbox_call door_calls[] = {
+    CALL_EQ(accept4, 3, SOCK_CLOEXEC | SOCK_NONBLOCK),
+    CALL_EQ_BOTH(socketpair, 0, AF_UNIX, 1, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK),
+    CALL(sendmsg),
+    CALL_EQ(statx, 2, AT_EMPTY_PATH | AT_STATX_DONT_SYNC),
+    CALL_EQ(name_to_handle_at, 4, AT_EMPTY_PATH),
+    CALL_EQ(fcntl, 1, F_GET_SEALS),
+};
+SET(door, SANDBOX_ALLOW,
+    "front-ends are accepted on the listening socket; what they pass is looked at, without asking whoever is behind it, "
+    "and sent on to the worker in a stream of its own for each front-end (docs/decisions/vhost-door.md)");
 
 static const struct sandbox_call fuse_calls[] = {
     CALL(writev),
@@ -271,6 +285,11 @@ static const struct sandbox_call_set *const vhost_sets[] = {
     &set_control, &set_observe, &set_vhost, SET_UNEXPECTED, NULL,
 };
 
+static const struct sandbox_call_set *const door_sets[] = {
+    &set_loop, &set_stream,  &set_door,    &set_memory,    &set_process,
+    &set_time, &set_control, &set_observe, SET_UNEXPECTED, NULL,
+};
+
 static const struct sandbox_call_set *const fuse_sets[] = {
     &set_loop,    &set_image, &set_memory,    &set_process,         &set_time, &set_control,
     &set_observe, &set_fuse,  SET_UNEXPECTED, &set_unexpected_send, NULL,
@@ -291,7 +310,7 @@ static const struct sandbox_rlimit export_rlimits[] = {
     { RLIMIT_NPROC, 512, true, true }, { RLIMIT_MEMLOCK, 0, true, false },
 };
 
-/* One descriptor for each handshake that is under way. */
+/* One descriptor for each handshake that is under way; as many as a message can bring. */
 static const struct sandbox_rlimit signer_rlimits[] = {
     { RLIMIT_CORE, 0, false, false },     { RLIMIT_NOFILE, 600, false, false }, { RLIMIT_FSIZE, 0, false, false },
     { RLIMIT_MSGQUEUE, 0, false, false }, { RLIMIT_NPROC, 0, true, false },     { RLIMIT_MEMLOCK, 0, true, false },
@@ -372,6 +391,18 @@ static const struct sandbox_role role_tls_signer = {
     .rlimit_count = ARRAY_SIZE(signer_rlimits),
 };
 
+static const struct sandbox_role role_vhost_door = {
+    .name = "vhost-door",
+    .program = "bulkhead-vhost-door",
+    .ipc_role = IPC_ROLE_VHOST_DOOR,
+    .layers = IPC_LAYERS_ALL,
+    .required = WORKER_REQUIRED,
+    .call_sets = door_sets,
+    .default_action = SANDBOX_KILL,
+    .rlimits = signer_rlimits,
+    .rlimit_count = ARRAY_SIZE(signer_rlimits),
+};
+
 const struct sandbox_role *const sandbox_roles[] = {
     &sandbox_role_monitor,
     &role_nbd_negotiator,
@@ -381,6 +412,7 @@ const struct sandbox_role *const sandbox_roles[] = {
     &role_nbd_negotiator_tls,
     &role_tls_signer,
     &sandbox_role_opener,
+    &role_vhost_door,
     NULL,
 };
 

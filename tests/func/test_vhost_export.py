@@ -213,19 +213,19 @@ def test_the_worker_holds_what_the_design_allows(server, disk, build):
                 found[kind] = found.get(kind, 0) + 1
         return found
 
-    # The listening socket comes with the first message, a moment after the worker is ready.
-    process.wait_for(lambda: kinds().get("socket", 0) >= 2, "the worker to have its listening socket")
+    # The link comes with the first message, a moment after the worker is ready.
+    process.wait_for(lambda: kinds().get("socket", 0) >= 2, "the worker to have its link to the door")
     idle = kinds()
-    # Control socket and listening socket; the status pipe; the image; the null device; loops, ring.
+    # Control socket and link; the status pipe; the image; the null device; loops, ring.
     assert idle.pop("socket") == 2 and idle.pop("pipe") == 1 and idle.pop(str(disk)) == 1, idle
     assert set(idle) <= {"/dev/null", "anon_inode", "/memfd"}, idle
     frontend = vhost.Frontend(build, path)
     busy = kinds()
-    # The connection and its way back; three eventfds of the one queue that is set up. No memory of the guest.
-    assert busy["socket"] == 4 and busy["anon_inode"] == idle["anon_inode"] + 3, (idle, busy)
+    # The connection, its messages, its way back; three eventfds of the one queue that is set up. No memory of the guest.
+    assert busy["socket"] == 5 and busy["anon_inode"] == idle["anon_inode"] + 3, (idle, busy)
     assert not any("guest" in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
     worker = server.export_worker("exp-disk")
-    assert worker["clients"] == 1 and worker["descriptors"]["clients"] == 5
+    assert worker["clients"] == 1 and worker["descriptors"]["clients"] == 6
     assert worker["descriptors"]["images"] == 1
     frontend.close()
     process.wait_for(lambda: server.export_worker("exp-disk")["descriptors"]["clients"] == 0, "the session to end")

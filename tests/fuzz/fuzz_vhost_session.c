@@ -15,7 +15,6 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "common/base/log.h"
@@ -34,8 +33,7 @@ static struct {
     struct worker_page page;
     struct vhost_session *session;
     struct block_node *roots[2]; /* requests are done at once, or a little later */
-    struct sockaddr_un addr;
-    socklen_t addr_len;
+    int link;                    /* our end: we are the door */
     int ram_fd, file_fd;
     uint8_t *ram;
     unsigned turns_left;
@@ -106,16 +104,28 @@ static struct block_node *open_node(uint64_t latency_ns)
     return block_tree_root(tree);
 }
 
-static void make_listener(void)
+static void make_link(void)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int end;
 
-    /* An address of the kernel's choice in the abstract name space. */
-    all.addr.sun_family = AF_UNIX;
-    assert(bind(fd, (struct sockaddr *)&all.addr, sizeof(sa_family_t)) == 0 && listen(fd, 4) == 0);
-    all.addr_len = sizeof(all.addr);
-    assert(getsockname(fd, (struct sockaddr *)&all.addr, &all.addr_len) == 0);
-    assert(vhost_session_listen(all.session, fd, 3, 512) == 0);
+    assert(channel_new(&all.link, &end, NULL) == 0);
+    assert(vhost_session_listen(all.session, end, 3, 512) == 0);
+}
+
+/* Introduce a front-end, as the door does: here messages and answers go over one socket. Returns the front-end's end.
+ */
+static int connect_frontend(void)
+{
+    struct {
+        struct ipc_header header;
+    } message;
+    int pair[2];
+
+    assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    channel_fill_header(&message.header, IPC_VHOST_FRONTEND, sizeof(message), 2);
+    assert(channel_send(all.link, &message, sizeof(message), (const int[]){ pair[1], pair[1] }, 2) == 0);
+    close(pair[1]);
+    return pair[0];
 }
 
 static void set_up(void)
@@ -140,7 +150,7 @@ static void set_up(void)
     assert(vhost_session_new(&all.worker, &all.session, NULL) == 0);
     all.worker.role_state = all.session;
     vhost_session_set_device(all.session);
-    make_listener();
+    make_link();
     assert(io_guard_init(NULL) == 0);
     all.ram_fd = memfd_create("ram", MFD_CLOEXEC);
     all.file_fd = memfd_create("file", MFD_CLOEXEC);
@@ -260,13 +270,11 @@ static void resize(void)
     vhost_session_resize(all.session, times++ % 2 ? 1 << 20 : 1 << 19);
 }
 
-/* A second front-end; or the next one, if the first is out already. */
+/* The next front-end, which the door would not introduce before this one has left. */
 static void come_as_a_stranger(void)
 {
-    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int sock = connect_frontend();
 
-    /* Who accepts pauses while a session ends, so there may be no room for one more. */
-    assert(connect(sock, (struct sockaddr *)&all.addr, all.addr_len) == 0 || errno == EAGAIN);
     run_loop(TURNS);
     close(sock);
     run_loop(TURNS);
@@ -274,9 +282,9 @@ static void come_as_a_stranger(void)
 
 static bool is_idle(void)
 {
-    struct pollfd pfd = { .fd = all.session->listener.fd, .events = POLLIN };
+    struct pollfd pfd = { .fd = all.session->link.fd, .events = POLLIN };
 
-    return all.session->watch.fd < 0 && all.session->listener.events != 0 && poll(&pfd, 1, 0) == 0;
+    return all.session->watch.fd < 0 && all.session->link.events != 0 && poll(&pfd, 1, 0) == 0;
 }
 
 /* A session whose front-end has left ends, all is given back, and the next front-end is waited for. */
@@ -284,8 +292,6 @@ static void check_the_end(unsigned fds_before)
 {
     for (unsigned i = 0; !is_idle(); i++) {
         assert(i < 1000);
-        if (all.session->listener.events == 0) /* who accepts pauses: not here */
-            io_loop_timer_set(all.worker.control_loop, &all.session->accept_again, 1);
         run_loop(TURNS);
     }
     assert(count_fds() == fds_before);
@@ -305,11 +311,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         set_up();
     fds_before = count_fds();
     memset(all.ram, 0, RAM_BYTES);
-    fe.sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    fe.sock = connect_frontend();
     for (unsigned i = 0; i < 4; i++)
         fe.events[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fe.pair) == 0);
-    assert(connect(fe.sock, (struct sockaddr *)&all.addr, all.addr_len) == 0);
     take(&fe, &how, 1);
     all.worker.root = all.roots[how >> 1 & 1];
     if (how & 1)

@@ -86,6 +86,7 @@ ATTACKS = {
 # Calls that a role has, with arguments as above.
 ALLOWED = {
     "vhost": {"sendmsg"},  # hands the inflight buffer over
+    "vhost-door": {"sendmsg"},  # hands on what a front-end passed
     # It opens what is there, looks at it, and hands it over.
     "opener": {"sendmsg", "openat", "getdents64", "readlink", "access", "getuid", "dup2", "memfd_create"},
 }
@@ -121,6 +122,19 @@ def new_export(server, role="nbd-export"):
 
 def new_vhost(server):
     return new_export(server, "vhost")
+
+
+def new_door(server):
+    new_vhost(server)
+    return wait_for(lambda: server.workers(role="vhost-door", state="running"), "a door")[0]["pid"]
+
+
+def end_door(server, pid, is_dead):
+    """Its export goes on, with another door."""
+    if is_dead:
+        wait_for(lambda: [w for w in server.workers(role="vhost-door", state="running") if w["pid"] != pid],
+                 "another door")
+    end_export(server, pid, False)
 
 
 def new_fuse(server):
@@ -174,7 +188,7 @@ def end_opener(server, pid, is_dead):
 
 
 VICTIMS = {"nbd-export": (new_export, end_export), "nbd-negotiator": (new_negotiator, end_negotiator),
-           "vhost": (new_vhost, end_export), "fuse": (new_fuse, end_export),
+           "vhost": (new_vhost, end_export), "vhost-door": (new_door, end_door), "fuse": (new_fuse, end_export),
            "nbd-negotiator-tls": (new_negotiator_tls, end_negotiator), "tls-signer": (new_signer, end_signer),
            "opener": (new_opener, end_opener)}
 

@@ -16,7 +16,7 @@ from support.process import children_of, command, descriptors, wait_for
 from support.server import ACCOUNT
 
 TLS_ROLES = ["nbd-negotiator-tls", "tls-signer"]
-ROLES = ["nbd-export", "nbd-negotiator", "vhost", "fuse", *TLS_ROLES]
+ROLES = ["nbd-export", "nbd-negotiator", "vhost", "vhost-door", "fuse", *TLS_ROLES]
 
 
 def start(server, image, **members):
@@ -41,7 +41,7 @@ def running(request, server, image):
 
 def worker_of(server, role):
     """A worker of the role that has come to rest."""
-    if role in ("vhost", "fuse"):
+    if role in ("vhost", "vhost-door", "fuse"):
         server.qmp.cmd("block-export-add", {**sandbox.export_of_role(server, role, "disk", server.dir), "id": role,
                                             "writable": False})
     return wait_for(lambda: next(iter(server.workers(role=role, state="running")), None), f"a running {role}")
@@ -112,6 +112,10 @@ def test_not_dumpable(running, role):
     ("nbd-export", "Max processes", "512"),
     ("nbd-export", "Max msgqueue size", "0"),
     ("vhost", "Max core file size", "0"),
+    ("vhost-door", "Max core file size", "0"),
+    ("vhost-door", "Max open files", "600"),
+    ("vhost-door", "Max file size", "0"),
+    ("vhost-door", "Max processes", "0"),
     ("vhost", "Max open files", "8192"),
     ("fuse", "Max open files", "8192"),
     ("fuse", "Max core file size", "0"),
@@ -262,9 +266,16 @@ def test_descriptors_of_tls_roles(server, image, build):
 
 
 def test_descriptors_of_a_vhost_worker(running, build):
-    """A front-end is still to come: its listening socket, and no memory of a guest."""
+    """A front-end is still to come: the link to the door, and no memory of a guest."""
     worker = worker_of(running, "vhost")
     settle(worker["pid"], lambda: expected_of_export(build, running, worker, socket=1))
+
+
+def test_descriptors_of_a_vhost_door(running, build):
+    """Its listening socket and the link to the worker, and no image."""
+    worker = worker_of(running, "vhost-door")
+    want = settle(worker["pid"], lambda: expected(build, running, 1, socket=2))
+    assert worker["descriptors"] == {"images": 0, "clients": 0, "internal": sum(want.values()) - 2}
 
 
 def test_descriptors_of_a_fuse_worker(running, build):

@@ -112,7 +112,7 @@ def export_of_role(server, role, node, directory, **members):
             pytest.skip("this host has no /dev/fuse")
         (directory / f"{node}.fuse").touch()
         os.chmod(directory / f"{node}.fuse", 0o666)
-    return {**kinds[role], "node-name": node, "writable": True, **members}
+    return {**kinds["vhost" if role == "vhost-door" else role], "node-name": node, "writable": True, **members}
 
 
 def add_shared_keys(server, object_id):

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * vhost-serve: one image by one vhost worker in its sandbox, without QMP. For tests and benchmarks of the worker alone:
+ * vhost-serve: one image by one vhost worker and its door in their sandboxes, without QMP. For tests and benchmarks:
  *
  *     vhost-serve IMAGE SOCKET [queues=N] [threads=N] [poll=NS] [engine=io_uring|threads] [block=BYTES] [id=ID]
  *                 [ro] [writethrough] [direct] [null=BYTES]
@@ -16,11 +16,13 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "common/ipc/channel.h"
 #include "monitor/worker/worker-private.h"
 
 struct serve {
     struct event_base *base;
-    struct worker_handle *worker;
+    struct worker_set *set;
+    struct worker_handle *worker, *door;
     struct ipc_boot boot;
     struct ipc_vhost_listen listen;
     int image_fd;
@@ -34,13 +36,31 @@ static void die(const char *what, const char *why)
     exit(2);
 }
 
+static const struct worker_ops ops;
+
+/* The worker first, then its door, and then the link between them. */
 static void on_ready(struct worker_handle *worker, const struct ipc_status_ready *ready, void *opaque)
 {
+    const struct ipc_boot door = { .role = IPC_ROLE_VHOST_DOOR };
+    struct ipc_vhost_door serve_door = { 0 };
     struct serve *serve = opaque;
+    struct error err;
+    int fds[2], worker_end;
 
-    if (worker_send(worker, IPC_VHOST_LISTEN, &serve->listen, sizeof(serve->listen), &serve->listen_fd, 1) < 0)
-        die("worker", "cannot send VHOST_LISTEN");
-    printf("ready %d\n", (int)worker_get_pid(worker));
+    if (worker == serve->worker) {
+        if (worker_spawn(serve->set, &door, NULL, &ops, serve, &serve->door, &err) < 0)
+            die("door", err.text);
+        return;
+    }
+    fds[0] = serve->listen_fd;
+    if (channel_new(&fds[1], &worker_end, &err) < 0)
+        die("link", err.text);
+    if (worker_send(serve->worker, IPC_VHOST_LISTEN, &serve->listen, sizeof(serve->listen), &worker_end, 1) < 0 ||
+        worker_send(serve->door, IPC_VHOST_DOOR, &serve_door, sizeof(serve_door), fds, 2) < 0)
+        die("worker", "cannot send VHOST_LISTEN or VHOST_DOOR");
+    close(fds[1]);
+    close(worker_end);
+    printf("ready %d\n", (int)worker_get_pid(serve->worker));
     fflush(stdout);
 }
 
@@ -166,8 +186,7 @@ static void prepare(struct serve *serve, int argc, char **argv)
 int main(int argc, char **argv)
 {
     static struct serve serve;
-    static const struct sandbox_role *roles[2];
-    struct worker_set *set;
+    static const struct sandbox_role *roles[3];
     struct error err = { 0 };
     char *slash;
 
@@ -176,12 +195,13 @@ int main(int argc, char **argv)
     prepare(&serve, argc, argv);
     serve.base = event_base_new();
     roles[0] = sandbox_role_find(IPC_ROLE_VHOST);
+    roles[1] = sandbox_role_find(IPC_ROLE_VHOST_DOOR);
     slash = strrchr(argv[0], '/');
     if (slash == NULL)
         die(argv[0], "call it with its path: the worker is looked for in the build tree around it");
     strcpy(slash, "/../..");
-    if (worker_set_new_from(serve.base, roles, argv[0], &set, &err) < 0 ||
-        worker_spawn(set, &serve.boot, &serve.image_fd, &ops, &serve, &serve.worker, &err) < 0)
+    if (worker_set_new_from(serve.base, roles, argv[0], &serve.set, &err) < 0 ||
+        worker_spawn(serve.set, &serve.boot, &serve.image_fd, &ops, &serve, &serve.worker, &err) < 0)
         die("worker", err.text);
     event_add(event_new(serve.base, STDIN_FILENO, EV_READ | EV_PERSIST, on_stdin, &serve), NULL);
     event_base_dispatch(serve.base);

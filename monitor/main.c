@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "common/base/log.h"
 #include "common/sandbox/sandbox.h"
@@ -22,6 +23,7 @@
 #include "monitor/startup/descriptors.h"
 #include "monitor/startup/environment.h"
 #include "monitor/startup/limits.h"
+#include "monitor/startup/log-target.h"
 #include "monitor/startup/options.h"
 
 /* A command of the command line whose reply is owed. */
@@ -52,6 +54,33 @@ static int keep_named_descriptors(struct startup *startup, struct error *err)
     int r = environment_name_descriptors(&startup->environment, &startup->options, err);
 
     return r == 0 ? descriptors_keep_named(&startup->options, err) : r;
+}
+
+static bool log_is_journal(const struct startup *startup)
+{
+    return environment_is_journal(&startup->environment, STDERR_FILENO);
+}
+
+static bool log_is_file(const struct startup *startup)
+{
+    return startup->options.log_to != NULL && strchr(startup->options.log_to, '/') != NULL;
+}
+
+/* A log that is kept tells of ends in order; whoever looks at standard error wants to hear of trouble. */
+static int open_log(struct startup *startup, struct error *err)
+{
+    const struct startup_options *options = &startup->options;
+    bool kept = options->log_to != NULL ? strcmp(options->log_to, "stderr") != 0 : options->daemonize;
+
+    log_set_level(kept || log_is_journal(startup) ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING);
+    if (options->has_log_level)
+        log_set_level(options->log_level);
+    return log_is_file(startup) ? 0 : log_target_open(options->log_to, log_is_journal(startup), err);
+}
+
+static int open_log_file(struct startup *startup, struct error *err)
+{
+    return log_is_file(startup) ? log_target_open(startup->options.log_to, false, err) : 0;
 }
 
 static int make_monitor(struct startup *startup, struct error *err)
@@ -218,10 +247,12 @@ static const struct {
 } stages[] = {
     { "inherited descriptors", keep_named_descriptors }, /* nothing of ours may be open yet */
     { "background", go_to_background },                  /* before the loop, whose kernel objects a fork would share */
+    { "log", open_log },                                 /* root may open a pipe anew that the account cannot */
     { "worker binaries", make_monitor },                 /* root may reach a build tree that the account cannot */
     { "limits", raise_limits },                          /* root may lift what the account may not */
     { "account", become_account },
-    { "mounter", start_mounter }, /* what it runs is setuid, which the lock-down would end */
+    { "log file", open_log_file }, /* the account's */
+    { "mounter", start_mounter },  /* what it runs is setuid, which the lock-down would end */
     { "lock-down", lock_down },
     { "services", start_monitor },
     { "options", carry_out_options },

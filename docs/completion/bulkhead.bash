@@ -39,6 +39,8 @@ _bulkhead()
     case $before,$option in
     --user,*) mapfile -t COMPREPLY < <(compgen -u -- "$cur") ;;
     --pidfile,*) ;;
+    --log-level,*) mapfile -t COMPREPLY < <(compgen -W 'error warning info debug' -- "$cur") ;;
+    --log-to,*) mapfile -t COMPREPLY < <(compgen -W 'stderr syslog' -- "$cur") ;;
     --blockdev,* | --nbd-server,* | --export,* | --chardev,* | --monitor,* | --object,* | =,--*)
         [[ $cur == = ]] && cur=''
         if [[ $cur == *,* ]]; then
@@ -51,7 +53,7 @@ _bulkhead()
         ;;
     *)
         [[ $cur == = ]] && return
-        mapfile -t COMPREPLY < <(compgen -W '--blockdev --chardev --daemonize --export --help --monitor --nbd-server
+        mapfile -t COMPREPLY < <(compgen -W '--blockdev --chardev --daemonize --export --help --log-level --log-to --monitor --nbd-server
             --object --pidfile --user --version' -- "$cur")
         ;;
     esac

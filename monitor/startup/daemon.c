@@ -8,10 +8,10 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <syslog.h>
 
 #include "common/base/log.h"
 #include "monitor/startup/descriptors.h"
+#include "monitor/startup/log-target.h"
 
 /* ---- The background ---- */
 
@@ -58,13 +58,6 @@ int daemon_fork(int *ret_report_fd, struct error *err)
     return 0;
 }
 
-static void log_to_syslog(enum log_level level, const char *text)
-{
-    static const int priorities[] = { LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
-
-    syslog(priorities[level], "%s", text);
-}
-
 int daemon_detach(int *report_fd, struct error *err)
 {
     const char served = 0;
@@ -74,8 +67,7 @@ int daemon_detach(int *report_fd, struct error *err)
         return r;
     if (chdir("/") < 0) /* keeps no file system busy; paths of the command line have been used */
         return error_set(err, -errno, "cannot go to the root directory: %s", strerror(errno));
-    openlog("bulkhead", LOG_PID | LOG_NDELAY, LOG_DAEMON);
-    log_set_sink(log_to_syslog);
+    log_target_detach();
     if (write(*report_fd, &served, 1) != 1)
         log_warning("nobody waits for the end of the start any more");
     close_fd(report_fd);

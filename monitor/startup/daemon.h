@@ -13,7 +13,7 @@
 /* Returns in the daemon, with the descriptor to report to; the process that was started waits, and exits in here. */
 int daemon_fork(int *ret_report_fd, struct error *err);
 
-/* It serves: leave the terminal, log to syslog, let the process that was started exit with 0. *report_fd is closed. */
+/* It serves: leave the terminal, log to syslog unless told otherwise, let the process that was started exit with 0. *report_fd is closed. */
 int daemon_detach(int *report_fd, struct error *err);
 
 struct pidfile {

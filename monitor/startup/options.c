@@ -104,6 +104,28 @@ static int take_daemonize(struct startup_options *options, const char *value, st
     return 0;
 }
 
+static int take_log_level(struct startup_options *options, const char *value, struct error *err)
+{
+    static const char *const levels[] = { "error", "warning", "info", "debug" };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(levels); i++) {
+        if (strcmp(levels[i], value) == 0) {
+            options->log_level = (enum log_level)i;
+            options->has_log_level = true;
+            return 0;
+        }
+    }
+    return error_set(err, -EINVAL, "--log-level must be error, warning, info or debug, not '%.64s'", value);
+}
+
+static int take_log_to(struct startup_options *options, const char *value, struct error *err)
+{
+    if (strcmp(value, "stderr") != 0 && strcmp(value, "syslog") != 0 && strchr(value, '/') == NULL)
+        return error_set(err, -EINVAL, "--log-to must be stderr, syslog or a path with a '/', not '%.64s'", value);
+    options->log_to = value;
+    return 0;
+}
+
 static int take_help(struct startup_options *options, const char *value, struct error *err)
 {
     options->help = true;
@@ -137,8 +159,7 @@ static const struct startup_option option_table[] = {
     { "nbd-server", 0,
       "addr.type=inet|unix|vsock|fd,addr....,tls-creds=ID,tls-authz=ID,max-connections=N,handshake-max-seconds=N,"
       "__org.bulkhead_max-connections-per-peer=N",
-      take_nbd_server,
-      "listen for NBD clients, as nbd-server-start" },
+      take_nbd_server, "listen for NBD clients, as nbd-server-start" },
     { "export", 0, "[type=]nbd|vhost-user-blk|fuse,id=ID,node-name=NODE,writable=on|off,...", take_export,
       "export a block node, as block-export-add" },
     { "chardev", 0, "[backend=]socket|stdio|null,id=ID,...", take_chardev,
@@ -150,6 +171,9 @@ static const struct startup_option option_table[] = {
     { "user", 0, "NAME", take_user, "become this account before anything is done; needed when started as root" },
     { "pidfile", 0, "PATH", take_pidfile, "write the process id there when everything serves, remove it at the end" },
     { "daemonize", 0, NULL, take_daemonize, "go to the background when everything serves" },
+    { "log-level", 0, "error|warning|info|debug", take_log_level,
+      "what is logged (default: warning; info in the background and to the journal)" },
+    { "log-to", 0, "stderr|syslog|PATH", take_log_to, "where to (default: standard error; syslog in the background)" },
     { "help", 'h', NULL, take_help, "show this text" },
     { "version", 'V', NULL, take_version, "show the version" },
     { "trace", 'T', "PATTERN", refuse_trace, NULL },

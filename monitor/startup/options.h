@@ -7,6 +7,7 @@
 #ifndef BULKHEAD_MONITOR_STARTUP_OPTIONS_H
 #define BULKHEAD_MONITOR_STARTUP_OPTIONS_H
 
+#include "common/base/log.h"
 #include "monitor/qmp/types.h"
 
 #define STARTUP_ITEMS_MAX 4096
@@ -41,6 +42,9 @@ struct startup_options {
     bool help;
     bool version;
     bool daemonize;
+    bool has_log_level;
+    enum log_level log_level;
+    const char *log_to;  /* NULL: standard error, or syslog in the background */
     const char *user;    /* NULL: stay who we are */
     const char *pidfile; /* NULL: none */
     struct startup_item *items;

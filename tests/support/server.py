@@ -41,6 +41,7 @@ class Server:
         self.pid_path = self.dir / "pid"
         self.program = str(self.build / "bulkhead") if kind == "bulkhead" else "qemu-storage-daemon"
         self.prefix = []  # words before the command line
+        self.log_level = "info"  # None: not asked for
         self.popen = None
         self.qmp = None
         self.seen_pids = set()
@@ -57,6 +58,8 @@ class Server:
                 words += ["--user", ACCOUNT]
             else:
                 words = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups"] + words
+        if self.kind == "bulkhead" and self.log_level is not None:
+            words += ["--log-level", self.log_level]
         return self.prefix + words + [option(arg) for arg in args]
 
     def spawn(self, *args, drop="user", **kwargs):

@@ -3,7 +3,6 @@
 #include <errno.h>
 
 #include "common/sandbox/role.h"
-#include "monitor/export/export.h"
 #include "monitor/monitor.h"
 #include "monitor/qmp/commands.h"
 #include "monitor/worker/worker.h"
@@ -18,24 +17,15 @@ void qmp_run_quit(struct monitor *monitor, const void *args, struct qmp_reply *r
 /* ---- __org.bulkhead_query-workers ---- */
 
 struct worker_query {
-    const struct monitor *monitor;
     struct worker_info_list list;
     const char *(*layers)[LAYERS_MAX]; /* of each item */
     size_t max;
 };
 
-static const char *export_of(const struct monitor *monitor, const struct worker_handle *worker)
-{
-    for (const struct export *export = export_set_first(monitor->exports); export != NULL;
-         export = export_next(export)) {
-        if (export->worker == worker)
-            return export->id;
-    }
-    return NULL;
-}
-
 static enum qmp_worker_state state_of(const struct worker_handle *worker)
 {
+    if (worker_is_lost(worker))
+        return QMP_WORKER_LOST;
     switch (worker_get_state(worker)) {
     case WORKER_CREATING:
         return QMP_WORKER_CREATING;
@@ -78,7 +68,7 @@ static bool add_worker(struct worker_handle *worker, void *arg)
     *info = (struct worker_info){
         .role = worker_get_role_name(worker),
         .pid = worker_get_pid(worker),
-        .export_id = export_of(query->monitor, worker),
+        .export_id = worker_get_export_id(worker),
         .state = state_of(worker),
         .descriptors = { .images = page->fds_images, .clients = page->fds_clients, .internal = page->fds_internal },
         .clients = page->clients,
@@ -94,7 +84,6 @@ void qmp_run_query_workers(struct monitor *monitor, const void *args, struct qmp
 {
     size_t max = worker_set_count(monitor->workers);
     struct worker_query query = {
-        .monitor = monitor,
         .list.items = calloc(max + 1, sizeof(struct worker_info)),
         .layers = calloc(max + 1, sizeof(const char *[LAYERS_MAX])),
         .max = max,

@@ -26,6 +26,9 @@
 #include "monitor/startup/log-target.h"
 #include "monitor/startup/options.h"
 
+/* The exit status after a good life, when workers could not be ended. */
+#define EXIT_LEFT_BEHIND 3
+
 /* A command of the command line whose reply is owed. */
 struct pending {
     bool done;
@@ -261,17 +264,20 @@ static const struct {
     { "service", serve }, /* from here on clients are answered, and what they see is complete */
 };
 
-/* What was started ends in order, also if the start failed half way. */
-static void end(struct startup *startup)
+/* What was started ends in order, also if the start failed half way. How many workers could not be ended. */
+static unsigned end(struct startup *startup)
 {
+    unsigned left;
+
     if (startup->monitor != NULL && startup->monitor->started && !startup->monitor->shut_down) {
         monitor_shut_down(startup->monitor, NULL);
         monitor_run(startup->monitor);
     }
-    monitor_free(startup->monitor);
+    left = monitor_free(startup->monitor);
     pidfile_remove(&startup->pidfile);
     close_fd(&startup->report_fd);
     startup_options_done(&startup->options);
+    return left;
 }
 
 static void run_until_shut_down(struct startup *startup)
@@ -336,7 +342,8 @@ int main(int argc, char **argv)
         r = 0;
     if (r < 0)
         log_error("%s", err.text);
-    end(&startup);
+    if (end(&startup) > 0 && r == 0)
+        r = EXIT_LEFT_BEHIND;
     allow_leak_check();
-    return r < 0 ? 1 : 0;
+    return r < 0 ? 1 : r;
 }

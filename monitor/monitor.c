@@ -22,8 +22,9 @@
 #include "monitor/qmp/session.h"
 #include "monitor/worker/worker.h"
 
-/* Draining has its own limit, after which workers are killed; this is for those that cannot even be killed. */
-#define SHUTDOWN_MAX_MS (EXPORT_DRAIN_MS + 10000)
+/* One for all: workers drain, are killed, are given up; this is for what keeps an export from ending beside its worker.
+ */
+#define SHUTDOWN_MAX_MS (EXPORT_DRAIN_MS + 5000)
 #define FLUSH_MAX_MS    2000 /* for QMP clients to take what was sent to them last */
 
 static const int end_signals[] = { SIGTERM, SIGINT, SIGHUP };
@@ -145,20 +146,22 @@ static void hold_signals(void)
     sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
-void monitor_free(struct monitor *monitor)
+unsigned monitor_free(struct monitor *monitor)
 {
+    unsigned left;
+
     if (monitor == NULL)
-        return;
+        return 0;
     hold_signals();
     if (monitor->qmp != NULL)
         qmp_flush(monitor->qmp, FLUSH_MAX_MS);
-    worker_set_free(monitor->workers); /* without callbacks: whoever owned one may not be called any more */
+    left = worker_set_free(monitor->workers); /* without callbacks: whoever owned one may not be called any more */
     mounter_free(monitor->mounter);    /* without callbacks too; unmounts what is left */
     nbd_server_free(monitor->nbd_server);
     export_set_free(monitor->exports);
     object_set_free(monitor->objects);
     graph_free(monitor->graph);
-    opener_free(monitor->opener);
+    left += opener_free(monitor->opener);
     chardev_set_free(monitor->chardevs);
     qmp_free(monitor->qmp);
     for (unsigned i = 0; i < ARRAY_SIZE(monitor->signals); i++) {
@@ -169,6 +172,7 @@ void monitor_free(struct monitor *monitor)
         event_free(monitor->shutdown_timer);
     event_base_free(monitor->base);
     free(monitor);
+    return left;
 }
 
 void monitor_turn(struct monitor *monitor)
@@ -204,7 +208,7 @@ static void exports_gone(void *opaque)
 
 static void shutdown_timer_expired(evutil_socket_t fd, short what, void *arg)
 {
-    log_error("ending although workers are left that could not be killed, perhaps because their storage hangs");
+    log_error("ending although exports are left that could not be ended in time");
     finish(arg);
 }
 

@@ -58,8 +58,8 @@ int monitor_start(struct monitor *monitor, struct error *err);
 /* All that the command line asked for is there: clients, who have been waiting until now, are served. */
 void monitor_serve(struct monitor *monitor);
 
-/* Whatever is left: kills workers, closes and removes sockets. NULL is fine. */
-void monitor_free(struct monitor *monitor);
+/* Whatever is left: kills workers, closes and removes sockets. NULL is fine. How many workers could not be ended. */
+unsigned monitor_free(struct monitor *monitor);
 
 /* Runs until it is shut down, by a signal or by "quit". */
 void monitor_run(struct monitor *monitor);

@@ -361,6 +361,12 @@ void io_engine_free(struct io_engine *engine)
     free(engine);
 }
 
+void io_engine_release_files(struct io_engine *engine)
+{
+    for (unsigned i = 0; i < engine->queue_count; i++)
+        io_ring_release_files(&engine->queues[i].ring);
+}
+
 const char *io_engine_name(const struct io_engine *engine)
 {
     return engine->use_ring ? "io_uring" : "threads";

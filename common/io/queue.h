@@ -28,7 +28,8 @@ enum io_engine_kind {
 
 struct io_engine_config {
     enum io_engine_kind kind;
-    const int *image_fds; /* borrowed, must stay open; fd_index of a request indexes it */
+    const int
+        *image_fds; /* borrowed, must stay open; fd_index of a request indexes it. What comes last is closed last */
     unsigned image_fd_count;
     struct io_loop *const *loops; /* one queue is made for each */
     unsigned loop_count;
@@ -37,6 +38,12 @@ struct io_engine_config {
 
 int io_engine_new(const struct io_engine_config *config, struct io_engine **ret_engine, struct error *err);
 void io_engine_free(struct io_engine *engine); /* NULL is fine; no request may be pending, no loop run afterwards */
+
+/*
+ * Keep no file open beyond the end of the process, which is about to come: nothing is in flight and nothing will be
+ * submitted. From any thread.
+ */
+void io_engine_release_files(struct io_engine *engine);
 
 /* "io_uring" or "threads": what really runs. */
 const char *io_engine_name(const struct io_engine *engine);

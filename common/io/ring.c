@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The restricted ring. io_ring_init() runs before lock-down and calls io_uring_setup and io_uring_register; the rest
- * must not, because the sandbox denies both from then on.
+ * must not, because the sandbox denies both from then on; all that is left is to take the files out of the ring again.
  */
 #include "common/io/ring.h"
 
@@ -57,7 +57,7 @@ static int ring_create(struct io_ring *ring, struct error *err)
 
 static int ring_restrict(struct io_ring *ring, struct error *err)
 {
-    struct io_uring_restriction list[ARRAY_SIZE(allowed_opcodes) + 2] = { 0 };
+    struct io_uring_restriction list[ARRAY_SIZE(allowed_opcodes) + 3] = { 0 };
     unsigned n = 0;
     int ret;
 
@@ -69,6 +69,8 @@ static int ring_restrict(struct io_ring *ring, struct error *err)
     list[n++].sqe_flags = IOSQE_FIXED_FILE | IOSQE_ASYNC;
     list[n].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
     list[n++].sqe_flags = IOSQE_FIXED_FILE;
+    list[n].opcode = IORING_RESTRICTION_REGISTER_OP;
+    list[n++].register_op = IORING_UNREGISTER_FILES;
     ret = io_uring_register((unsigned)ring->uring.ring_fd, IORING_REGISTER_RESTRICTIONS, list, n);
     return ret < 0 ? error_set(err, ret, "cannot restrict an io_uring: %s", strerror(-ret)) : 0;
 }
@@ -101,6 +103,12 @@ void io_ring_done(struct io_ring *ring)
 }
 
 /* ---- After it ---- */
+
+void io_ring_release_files(struct io_ring *ring)
+{
+    if (ring->uring.ring_fd >= 0)
+        io_uring_register((unsigned)ring->uring.ring_fd, IORING_UNREGISTER_FILES, NULL, 0);
+}
 
 static void prepare_read(struct io_uring_sqe *sqe, const struct block_request *req)
 {

@@ -23,6 +23,12 @@ struct io_ring {
 int io_ring_init(struct io_ring *ring, const int *fds, unsigned fd_count, struct error *err);
 void io_ring_done(struct io_ring *ring);
 
+/*
+ * Let go of the files, for good. A ring whose process ends is taken down by the kernel a while later, and its files
+ * with it. Nothing may be in flight. An error leaves it to that.
+ */
+void io_ring_release_files(struct io_ring *ring);
+
 /* Put the engine operation of req into the ring; false if it is full. */
 bool io_ring_prepare(struct io_ring *ring, struct block_request *req);
 

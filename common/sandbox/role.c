@@ -13,6 +13,7 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/futex.h>
+#include <linux/io_uring.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <seccomp.h>
@@ -116,6 +117,7 @@ static const struct sandbox_call image_calls[] = {
     CALL(preadv2),
     CALL(pwritev2),
     CALL(io_uring_enter),
+    CALL_EQ(io_uring_register, 1, IORING_UNREGISTER_FILES),
     CALL(pread64),
     CALL(pwrite64),
     CALL(fdatasync),
@@ -140,8 +142,9 @@ static const struct sandbox_call image_calls[] = {
     CALL_EQ(ioctl, 1, BLKIOOPT),
 };
 SET(image, SANDBOX_ALLOW,
-    "I/O on image descriptors, by ring or by the pool's threads; holes, zeros and space without a change of size; images "
-    "in memory are mapped; ioctls of a host device: its sizes, discard, zeros");
+    "I/O on image descriptors, by ring or by the pool's threads; a ring gives its files back at the end, and takes no other "
+    "ones; holes, zeros and space without a change of size; images in memory are mapped; ioctls of a host device: its "
+    "sizes, discard, zeros");
 
 #ifdef WITH_SANITIZERS
 static const struct sandbox_call sanitizer_calls[] = {

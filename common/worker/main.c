@@ -9,7 +9,7 @@
  *   lock     second lock-down: nothing can be made from here on
  *   open     the node tree: the first byte of an image is read here
  *   start    the role begins; READY
- *   run      the control loop, until the end
+ *   run      the control loop, until the end; then the rings let go of the images
  *
  * Up to and including `lock` a worker reads nothing but what the monitor wrote.
  */
@@ -148,12 +148,16 @@ static int build_loops(struct worker *worker, struct error *err)
     return 0;
 }
 
-static int build_engine(struct worker *worker, const int *image_fds, struct error *err)
+/*
+ * The status pipe is one more file of the rings, and no request is ever made for it. So it ends, for the monitor, no
+ * sooner than the last request that a killed worker leaves behind, and not before its images are closed.
+ */
+static int build_engine(struct worker *worker, int *image_fds, struct error *err)
 {
     struct io_engine_config config = {
         .kind = (enum io_engine_kind)worker->boot.engine,
         .image_fds = image_fds,
-        .image_fd_count = worker->boot.image_fd_count,
+        .image_fd_count = worker->boot.image_fd_count + 1,
         .loops = worker->private->io_loops,
         .loop_count = worker->boot.io_threads,
     };
@@ -161,6 +165,7 @@ static int build_engine(struct worker *worker, const int *image_fds, struct erro
 
     if (worker->boot.io_threads == 0)
         return 0;
+    image_fds[worker->boot.image_fd_count] = WORKER_STATUS_FD;
     r = io_engine_new(&config, &worker->engine, err);
     for (unsigned i = 0; r == 0 && i < worker->boot.io_threads; i++)
         worker->io_threads[i].queue = io_engine_queue(worker->engine, i);
@@ -208,7 +213,7 @@ static int start_io_threads(struct worker *worker, struct error *err)
     return r == 0 ? 0 : error_set(err, -r, "cannot start an I/O thread: %s", strerror(r));
 }
 
-static int build(struct worker *worker, const int *image_fds, struct error *err)
+static int build(struct worker *worker, int *image_fds, struct error *err)
 {
     int r = build_loops(worker, err);
 
@@ -289,7 +294,7 @@ static void report_ready(struct worker *worker, unsigned fd_count)
 
 static int live(struct worker *worker, struct error *err)
 {
-    static int image_fds[IPC_IMAGE_FDS_MAX]; /* the engine borrows them for as long as the process lives */
+    static int image_fds[IPC_IMAGE_FDS_MAX + 1]; /* the engine borrows them for as long as the process lives */
     unsigned fd_count;
     int r = begin(worker, err);
 
@@ -320,6 +325,8 @@ static int live(struct worker *worker, struct error *err)
     worker->private->state = WORKER_RUNNING;
     report_ready(worker, fd_count);
     io_loop_run(worker->control_loop);
+    if (worker->engine != NULL)
+        io_engine_release_files(worker->engine);
     return 0;
 }
 

@@ -6,6 +6,10 @@
  * the reply; one whose clients are dropped (mode=hard) is gone when its event comes, after the reply. A client whose
  * handshake just ended may know that it is connected before we do, so mode=safe waits a moment while there are any
  * such.
+ *
+ * An export whose worker is lost (monitor/worker/worker.h) ends for clients of QMP, the NBD server, and the end of the
+ * program: its event comes and its id is free. Its use of the node goes on until the worker is gone, and with it the
+ * locks.
  */
 #include "monitor/export/export.h"
 
@@ -34,6 +38,7 @@ TAILQ_HEAD(waiter_list, waiter);
 struct export_set {
     struct monitor *monitor;
     struct export_list exports;
+    struct export_list left; /* of them only a lost worker is left */
     struct waiter_list waiters;
     struct waiter shutdown_waiter; /* so that the end cannot fail for want of memory */
     unsigned io_threads;           /* of each worker */
@@ -61,6 +66,7 @@ int export_set_new(struct monitor *monitor, struct export_set **ret_set, struct 
     set->monitor = monitor;
     set->io_threads = cpus < 1 ? 1 : (unsigned)MIN(cpus, IO_THREADS_MAX);
     TAILQ_INIT(&set->exports);
+    TAILQ_INIT(&set->left);
     TAILQ_INIT(&set->waiters);
     *ret_set = set;
     return 0;
@@ -154,12 +160,12 @@ void export_set_remove_all(struct export_set *set, enum block_export_type type, 
 
 /* ---- The end of one export ---- */
 
-void export_send_worker_gone(struct monitor *monitor, struct worker_handle *worker, const char *export_id,
-                             const struct worker_exit *why)
+static void send_worker_gone(struct monitor *monitor, const struct worker_end *end, const char *export_id)
 {
+    const struct worker_exit *why = &end->why;
     const struct worker_gone data = {
-        .role = worker_get_role_name(worker),
-        .pid = worker_get_pid(worker),
+        .role = end->role,
+        .pid = end->pid,
         .export_id = export_id,
         .reason = why->text,
         .has_signal = why->signal != 0,
@@ -170,6 +176,14 @@ void export_send_worker_gone(struct monitor *monitor, struct worker_handle *work
     };
 
     qmp_send_event(monitor, "__org.bulkhead_WORKER_GONE", &schema_worker_gone, &data);
+}
+
+void export_send_worker_gone(struct monitor *monitor, struct worker_handle *worker, const char *export_id,
+                             const struct worker_exit *why)
+{
+    const struct worker_end end = { worker_get_role_name(worker), worker_get_pid(worker), *why };
+
+    send_worker_gone(monitor, &end, export_id);
 }
 
 static void close_once(struct export *export)
@@ -193,7 +207,7 @@ static void answer(struct qmp_reply **reply, const struct error *err)
         qmp_reply_ok(owed, NULL);
 }
 
-/* Nothing of it is left afterwards. */
+/* Nothing of it is left afterwards, unless its worker is lost. */
 static void export_free(struct export *export)
 {
     export->state = EXPORT_DRAINING; /* a last client that leaves has nothing to end any more */
@@ -201,10 +215,15 @@ static void export_free(struct export *export)
     export->type->free(export);
     if (export->node != NULL && graph_node_image(export->node) != NULL)
         image_forget(graph_node_image(export->node), export);
-    graph_node_unref(export->node);
     TAILQ_REMOVE(&export->set->exports, export, link);
     if (export->settle_timer != NULL)
         event_free(export->settle_timer);
+    export->left = export->lost;
+    if (export->left) {
+        TAILQ_INSERT_TAIL(&export->set->left, export, link);
+        return;
+    }
+    graph_node_unref(export->node);
     free(export);
 }
 
@@ -259,12 +278,12 @@ static void end_unused(void *opaque, const struct error *err)
     run_waiters(set);
 }
 
-/* Its worker is gone, and so is whatever else it had, but for the locks of its image. */
+/* Its worker is gone, and so is whatever else it had, but for the locks of its image; those stay if the worker is lost. */
 static void end(struct export *export)
 {
-    if (export->type->release != NULL)
+    if (export->type->release != NULL && !export->lost)
         export->type->release(export);
-    if (!export->uses_image) {
+    if (!export->uses_image || export->lost) {
         end_unused(export, NULL);
         return;
     }
@@ -272,28 +291,92 @@ static void end(struct export *export)
     image_unuse(graph_node_image(export->node), export->writable, end_unused, export);
 }
 
-/* The process has been reaped. Locks are given back from here on and not before. */
+/* No client can be given to its worker any more. It ends, unless something is to end before. */
+static void end_without_worker(struct export *export)
+{
+    export->state = EXPORT_DRAINING;
+    close_once(export);
+    if (!is_closing(export))
+        end(export);
+}
+
+static void worker_is_dead(struct worker_handle *worker, void *opaque)
+{
+    struct export *export = opaque;
+
+    export->state = EXPORT_DRAINING;
+    close_once(export);
+}
+
+static void worker_is_lost_to(struct worker_handle *worker, void *opaque)
+{
+    struct export *export = opaque;
+    const struct worker_lost data = {
+        .role = worker_get_role_name(worker),
+        .pid = worker_get_pid(worker),
+        .export_id = export->id,
+    };
+
+    qmp_send_event(export->monitor, "__org.bulkhead_WORKER_LOST", &schema_worker_lost, &data);
+    if (export->add_reply != NULL && export->failure.code == 0)
+        error_set(&export->failure, -EIO, "export '%s' could not start, and its worker, process %d, cannot be ended",
+                  export->id, (int)worker_get_pid(worker));
+    export->lost = true;
+    end_without_worker(export);
+}
+
+/* Its image is free again, and then it is said. */
+static void end_left(void *opaque, const struct error *err)
+{
+    struct export *export = opaque;
+
+    send_worker_gone(export->monitor, &export->last, export->id);
+    TAILQ_REMOVE(&export->set->left, export, link);
+    graph_node_unref(export->node);
+    free(export);
+}
+
+/* What a lost worker had under way can do nothing to the image any more. */
+static void lost_is_gone(struct export *export, struct worker_handle *worker, const struct worker_exit *why)
+{
+    struct image *image = graph_node_image(export->node);
+
+    log_info("process %d of the former export '%s' is gone at last: %s", (int)worker_get_pid(worker), export->id,
+             why->text);
+    export->worker = NULL;
+    export->last = (struct worker_end){ worker_get_role_name(worker), worker_get_pid(worker), *why };
+    if (export->resizing)
+        image_end_resize(image);
+    if (export->uses_image)
+        image_unuse(image, export->writable, end_left, export);
+    else
+        end_left(export, NULL);
+}
+
+/* All that the worker had is closed. Locks are given back from here on and not before. */
 static void worker_is_gone(struct worker_handle *worker, const struct worker_exit *why, void *opaque)
 {
     struct export *export = opaque;
     bool was_created = export->add_reply == NULL;
 
+    if (export->left) {
+        lost_is_gone(export, worker, why);
+        return;
+    }
     if (was_created && !why->expected) {
         log_death(export, why);
         export_send_worker_gone(export->monitor, worker, export->id, why);
     } else if (!was_created && !why->expected && export->failure.code == 0) {
         error_set(&export->failure, -EIO, "export '%s' could not start, its worker is gone: %s", export->id, why->text);
     }
-    export->state = EXPORT_DRAINING;
     export->worker = NULL;
-    close_once(export);
-    if (!is_closing(export))
-        end(export);
+    export->lost = false;
+    end_without_worker(export);
 }
 
 void export_closed(struct export *export)
 {
-    if (export->worker != NULL)
+    if (export->worker != NULL && !export->lost)
         worker_drain(export->worker, EXPORT_DRAIN_MS);
     else
         end(export);
@@ -359,6 +442,13 @@ void export_set_free(struct export_set *set)
         answer(&export->add_reply, &(struct error){ .code = -ESHUTDOWN, .text = "the program ends" });
         answer(&export->del_reply, NULL);
         export_free(export);
+    }
+    while ((export = TAILQ_FIRST(&set->left)) != NULL) {
+        TAILQ_REMOVE(&set->left, export, link);
+        if (graph_node_image(export->node) != NULL)
+            image_forget(graph_node_image(export->node), export);
+        graph_node_unref(export->node);
+        free(export);
     }
     while ((waiter = TAILQ_FIRST(&set->waiters)) != NULL) {
         TAILQ_REMOVE(&set->waiters, waiter, link);
@@ -439,6 +529,8 @@ static const struct worker_ops export_worker_ops = {
     .ready = worker_is_ready,
     .failed = worker_failed,
     .status = worker_status,
+    .dead = worker_is_dead,
+    .lost = worker_is_lost_to,
     .gone = worker_is_gone,
 };
 
@@ -507,6 +599,21 @@ static int start_worker(struct export *export, struct error *err)
 
 /* ---- Commands ---- */
 
+int export_set_check_lost(const struct export_set *set, const struct graph_node *node, struct error *err)
+{
+    const struct export *export;
+
+    TAILQ_FOREACH (export, &set->left, link) {
+        if (export->writable && export->worker != NULL && share_image(export->node, node))
+            return error_set(err, -EBUSY,
+                             "node '%s': process %d, which served the former export '%s', could not be ended, and what "
+                             "it was writing may still reach the image; the event __org.bulkhead_WORKER_GONE tells "
+                             "when it is over",
+                             node->name, (int)worker_get_pid(export->worker), export->id);
+    }
+    return 0;
+}
+
 static int use_node(struct export *export, const char *node_name, struct error *err)
 {
     struct graph_node *node = NULL;
@@ -514,6 +621,8 @@ static int use_node(struct export *export, const char *node_name, struct error *
 
     if (r == 0)
         r = graph_node_check_use(node, export->writable, err);
+    if (r == 0 && export->writable)
+        r = export_set_check_lost(export->set, node, err);
     if (r == 0)
         export->node = graph_node_ref(node);
     return r;

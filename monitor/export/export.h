@@ -83,6 +83,13 @@ extern const struct export_type *const export_types[];
 extern const unsigned export_type_count;
 const struct export_type *export_type_find(enum block_export_type id); /* NULL: not in this build */
 
+/* What there is to say of a worker that is gone. */
+struct worker_end {
+    const char *role;
+    pid_t pid;
+    struct worker_exit why;
+};
+
 enum export_state { EXPORT_CREATING, EXPORT_RUNNING, EXPORT_DRAINING };
 
 struct export {
@@ -99,8 +106,12 @@ struct export {
     /* What prepare() may change before the worker is made. */
     unsigned io_threads;
     uint64_t poll_max_ns;
-    bool closed; /* type->close() has been called */
-    bool hidden; /* it ends when the last client has left */
+    bool closed;   /* type->close() has been called */
+    bool hidden;   /* it ends when the last client has left */
+    bool lost;     /* its worker cannot be ended; it goes on without it */
+    bool left;     /* and has ended: only what its worker may still do to the node is left of it */
+    bool resizing; /* of one that is left: image_begin_resize() is in force */
+    struct worker_end last; /* of one that is left */
     bool resized_early; /* the image was, while the worker was made: what it says of the size is old */
     enum export_state state;
     struct worker_handle *worker;   /* NULL while it is made, and when it is gone */
@@ -133,6 +144,12 @@ void export_set_remove_all(struct export_set *set, enum block_export_type type, 
  * worker did it (NULL: nobody's).
  */
 void export_set_node_resized(struct export_set *set, const struct graph_node *node, const struct export *by);
+
+/*
+ * Whether the node's image may be written to or resized by somebody new. -EBUSY: a worker that could not be ended may
+ * still write to it. Locks do not tell, since they are ours.
+ */
+int export_set_check_lost(const struct export_set *set, const struct graph_node *node, struct error *err);
 
 /* For type->running() and the like: end this export, whose clients lose their connection. */
 void export_drain(struct export *export);

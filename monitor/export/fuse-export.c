@@ -150,6 +150,7 @@ static void fuse_free(struct export *export)
 
     if (export->node != NULL && image_of(fuse) != NULL)
         image_forget(image_of(fuse), fuse);
+    export->resizing = fuse->resizing; /* nothing has released it: the worker is lost */
     event_free(fuse->resized_timer);
     free(fuse->path);
     free(fuse);

@@ -62,13 +62,16 @@ static void resized(void *opaque, const struct error *err)
 static int find_to_resize(struct monitor *monitor, const struct block_resize_args *resize, struct graph_node **ret_node,
                           struct error *err)
 {
+    int r;
+
     /* QEMU's "device" is the name of a block backend, of which there are none. */
     if ((resize->device != NULL) == (resize->node_name != NULL))
         return error_set(err, -EINVAL, "Cannot find device='' nor node-name='': give 'node-name', and no 'device'");
     if (resize->device != NULL)
         return error_set(err, -ENODEV, "Cannot find device='%.100s' nor node-name='': nodes are named by 'node-name'",
                          resize->device);
-    return graph_look_up(monitor->graph, resize->node_name, ret_node, err);
+    r = graph_look_up(monitor->graph, resize->node_name, ret_node, err);
+    return r < 0 ? r : export_set_check_lost(monitor->exports, *ret_node, err);
 }
 
 void qmp_run_block_resize(struct monitor *monitor, const void *args, struct qmp_reply *reply)

@@ -638,11 +638,32 @@ int opener_new(struct monitor *monitor, struct opener **ret_opener, struct error
     return 0;
 }
 
+/* Whether it has closed what it has, and gone, by then. One that is late has had its time. */
+static bool wait_for_child(struct opener_task *task, uint64_t end_ns)
+{
+    struct pollfd pfd = { .fd = task->sock, .events = POLLIN };
+    struct opener_reply ignored;
+    ssize_t n = 1;
+
+    if (task->lost)
+        return true;
+    while (n > 0) {
+        uint64_t now = now_ns();
+        int left_ms = now < end_ns && !task->late ? (int)((end_ns - now) / 1000000) : 0;
+
+        if (poll(&pfd, 1, left_ms) <= 0)
+            return false;
+        n = recv(task->sock, &ignored, sizeof(ignored), MSG_DONTWAIT);
+    }
+    return true;
+}
+
 /* Children that do not hang close what they have and go; whoever uses an image next finds it closed. */
-static void wait_for_children(struct opener *opener)
+static unsigned wait_for_children(struct opener *opener)
 {
     uint64_t end_ns = now_ns() + OPENER_RELEASE_MS * UINT64_C(1000000);
     struct opener_task *task;
+    unsigned left = 0;
 
     TAILQ_FOREACH (task, &opener->tasks, link) {
         close_fd(&task->child_sock);
@@ -650,23 +671,24 @@ static void wait_for_children(struct opener *opener)
             shutdown(task->sock, SHUT_WR);
     }
     TAILQ_FOREACH (task, &opener->tasks, link) {
-        struct opener_reply ignored;
-        struct pollfd pfd = { .fd = task->sock, .events = POLLIN };
-
-        while (!task->lost && !task->late && now_ns() < end_ns &&
-               poll(&pfd, 1, (int)((end_ns - now_ns()) / 1000000) + 1) > 0 &&
-               recv(task->sock, &ignored, sizeof(ignored), MSG_DONTWAIT) > 0)
-            ;
+        if (wait_for_child(task, end_ns))
+            continue;
+        log_error("process %u of the opener hangs and is left behind, with a file open", task->pid);
+        left++;
     }
+    return left;
 }
 
-void opener_free(struct opener *opener)
+unsigned opener_free(struct opener *opener)
 {
+    unsigned left;
+
     if (opener == NULL)
-        return;
-    wait_for_children(opener);
+        return 0;
+    left = wait_for_children(opener);
     while (!TAILQ_EMPTY(&opener->tasks))
         task_free(TAILQ_FIRST(&opener->tasks));
     event_free(opener->restart_timer);
     free(opener);
+    return left;
 }

@@ -46,7 +46,8 @@ typedef int opener_launch_fn(void *opaque, int sock, struct error *err);
 
 /* Nothing is started yet. 0 or -errno. */
 int opener_new(struct monitor *monitor, struct opener **ret_opener, struct error *err);
-void opener_free(struct opener *opener); /* waits a moment for images to be closed; no callback comes; NULL is fine */
+/* Waits a moment for images to be closed; no callback comes. NULL is fine. How many hang, and are left behind. */
+unsigned opener_free(struct opener *opener);
 
 /* Start the process, when workers can be spawned. 0 or -errno. */
 int opener_start(struct opener *opener, struct error *err);

@@ -218,6 +218,7 @@ static const struct schema_value worker_state_values[] = {
     [QMP_WORKER_CREATING] = { "creating", "Starting; nothing of a client has been read." },
     [QMP_WORKER_RUNNING] = { "running", "Locked down and serving." },
     [QMP_WORKER_DRAINING] = { "draining", "Finishing." },
+    [QMP_WORKER_LOST] = { "lost", "Killed, and yet not at its end; its export is gone, its image still locked." },
 };
 static const struct schema_type schema_worker_state =
     SCHEMA_TYPE_ENUM("__org.bulkhead_WorkerState", worker_state_values, "The life of a worker process.");
@@ -249,6 +250,15 @@ static const struct schema_member worker_info_members[] = {
 static const struct schema_type schema_worker_info =
     SCHEMA_TYPE_STRUCT(struct worker_info, "__org.bulkhead_WorkerInfo", worker_info_members, "A worker process.");
 const struct schema_type schema_worker_info_list = SCHEMA_TYPE_ARRAY("[__org.bulkhead_WorkerInfo]", schema_worker_info);
+
+static const struct schema_member worker_lost_members[] = {
+    SCHEMA_MEMBER(struct worker_lost, role, "role", schema_str, "What it did."),
+    SCHEMA_MEMBER(struct worker_lost, pid, "pid", schema_int, "Its process id."),
+    SCHEMA_MEMBER(struct worker_lost, export_id, "export", schema_str,
+                  "The export that it served, which ends without it."),
+};
+const struct schema_type schema_worker_lost = SCHEMA_TYPE_STRUCT(
+    struct worker_lost, "__org.bulkhead_WORKER_LOST-arg", worker_lost_members, "Data of __org.bulkhead_WORKER_LOST.");
 
 static const struct schema_member worker_gone_members[] = {
     SCHEMA_MEMBER(struct worker_gone, role, "role", schema_str, "What it did."),

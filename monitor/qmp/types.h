@@ -567,7 +567,7 @@ bool qmp_id_wellformed(const char *id, size_t max);
 
 /* ---- bulkhead's own ---- */
 
-enum qmp_worker_state { QMP_WORKER_CREATING, QMP_WORKER_RUNNING, QMP_WORKER_DRAINING };
+enum qmp_worker_state { QMP_WORKER_CREATING, QMP_WORKER_RUNNING, QMP_WORKER_DRAINING, QMP_WORKER_LOST };
 
 struct worker_descriptors {
     uint32_t images;
@@ -606,6 +606,13 @@ struct worker_info_list {
 extern const struct schema_type schema_worker_info_list;
 
 /* Data of the event __org.bulkhead_WORKER_GONE. */
+struct worker_lost {
+    const char *role;
+    int64_t pid;
+    const char *export_id;
+};
+extern const struct schema_type schema_worker_lost;
+
 struct worker_gone {
     const char *role;
     int64_t pid;

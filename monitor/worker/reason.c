@@ -36,12 +36,14 @@ static void tell_signal(const struct worker_handle *worker, int number, char *te
     }
 }
 
-void reason_fill(const struct worker_handle *worker, bool exited, int code, struct worker_exit *ret)
+void reason_fill(const struct worker_handle *worker, struct worker_exit *ret)
 {
+    int code = worker->exit_code;
+
     *ret = (struct worker_exit){
         .expected = worker->asked_to_go,
-        .exit_status = exited ? code : -1,
-        .signal = exited ? 0 : code,
+        .exit_status = worker->exited ? code : -1,
+        .signal = worker->exited ? 0 : code,
         .blocked_nr = worker->blocked_nr,
     };
     if (worker->blocked_nr >= 0)
@@ -50,7 +52,7 @@ void reason_fill(const struct worker_handle *worker, bool exited, int code, stru
         snprintf(ret->text, sizeof(ret->text), "the monitor ended it: %s", worker->reason);
         return;
     }
-    if (exited)
+    if (worker->exited)
         tell_exit(code, ret->text, sizeof(ret->text));
     else
         tell_signal(worker, code, ret->text, sizeof(ret->text));

@@ -22,7 +22,7 @@
 #include "monitor/worker/worker-private.h"
 
 #define START_MAX_MS 60000 /* from spawn to READY; slow storage is opened meanwhile */
-#define REAP_MAX_MS  5000  /* a process that SIGKILL does not end is stuck in the kernel */
+#define END_MAX_MS    2000  /* from SIGKILL for all to the end of the last one that is waited for */
 
 /* ---- The set ---- */
 
@@ -155,33 +155,62 @@ int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct 
     return r;
 }
 
-static void reap(struct worker_handle *worker)
+static void send_kill(const struct worker_handle *worker)
 {
-    struct pollfd pfd = { .fd = worker->pidfd, .events = POLLIN };
-    siginfo_t info;
-
     syscall(SYS_pidfd_send_signal, worker->pidfd, SIGKILL, NULL, 0);
-    if (poll(&pfd, 1, REAP_MAX_MS) == 1)
-        waitid(P_PIDFD, (id_t)worker->pidfd, &info, WEXITED);
-    else
-        log_warning("worker %s %d did not end within %d ms of SIGKILL", worker->role->name, (int)worker->pid,
-                    REAP_MAX_MS);
 }
 
-void worker_set_free(struct worker_set *set)
+static bool happens_until(int fd, short event, uint64_t end_ns)
 {
-    if (set == NULL)
-        return;
+    struct pollfd pfd = { .fd = fd, .events = event };
+    uint64_t now = now_ns();
+
+    return poll(&pfd, 1, now < end_ns ? (int)((end_ns - now) / 1000000) : 0) == 1;
+}
+
+/* Whether it has ended, and all that it had is closed, by then. One that is lost has had its time. */
+static bool wait_for_end(struct worker_handle *worker, uint64_t end_ns)
+{
+    if (worker->lost)
+        end_ns = 0;
+    if (!worker->reaped && (!happens_until(worker->pidfd, POLLIN, end_ns) || !supervise_reap(worker)))
+        return false;
+    return happens_until(worker->status_fd, POLLHUP, end_ns);
+}
+
+static unsigned end_all(struct worker_set *set)
+{
+    uint64_t end_ns = now_ns() + END_MAX_MS * UINT64_C(1000000);
+    unsigned left = 0;
+
     for (struct worker_handle *worker = set->workers; worker != NULL; worker = worker->next)
-        syscall(SYS_pidfd_send_signal, worker->pidfd, SIGKILL, NULL, 0);
-    while (set->workers != NULL) {
-        reap(set->workers);
-        supervise_free(set->workers);
+        send_kill(worker);
+    for (; set->workers != NULL; supervise_free(set->workers)) {
+        struct worker_handle *worker = set->workers;
+
+        if (wait_for_end(worker, end_ns))
+            continue;
+        log_error("worker %s %d%s%s cannot be ended and is left behind; its image stays locked until it has ended",
+                  worker->role->name, (int)worker->pid, worker->export_id[0] != '\0' ? " of " : "", worker->export_id);
+        left++;
     }
+    return left;
+}
+
+unsigned worker_set_free(struct worker_set *set)
+{
+    unsigned left;
+
+    if (set == NULL)
+        return 0;
+    left = end_all(set);
     for (unsigned i = 0; i < WORKER_ROLES_MAX; i++)
         spawn_binary_close(&set->binaries[i]);
+    if (set->look_timer != NULL)
+        event_free(set->look_timer);
     close_fd(&set->null_fd);
     free(set);
+    return left;
 }
 
 void worker_set_foreach(struct worker_set *set, bool (*visit)(struct worker_handle *worker, void *arg), void *arg)
@@ -330,6 +359,7 @@ static int spawn(struct worker_set *set, const struct ipc_boot *boot, const int 
     worker->opaque = opaque;
     worker->pidfd = worker->control_fd = worker->status_fd = -1;
     worker->blocked_nr = -1;
+    worker->has_images = boot->image_fd_count > 0;
     memcpy(worker->export_id, boot->export_id, sizeof(worker->export_id));
     worker->export_id[sizeof(worker->export_id) - 1] = '\0';
     worker->next = set->workers;
@@ -340,8 +370,10 @@ static int spawn(struct worker_set *set, const struct ipc_boot *boot, const int 
     set->count++;
     r = make_worker(worker, &set->binaries[index], boot, image_fds, ret_boot, err);
     if (r < 0) {
-        if (worker->pidfd >= 0)
-            reap(worker);
+        if (worker->pidfd >= 0) { /* memory ran out; it has just begun and hangs on nothing */
+            send_kill(worker);
+            wait_for_end(worker, now_ns() + END_MAX_MS * UINT64_C(1000000));
+        }
         supervise_free(worker);
         return r;
     }

@@ -2,13 +2,13 @@
 /*
  * clone3 into new namespaces, descriptors into their places, exec. The child runs with the monitor's memory until exec,
  * so it calls nothing but system calls, and stays non-dumpable: no other process of the account can read that memory. It
- * holds the monitor's descriptors until close_range() marks them. exec gives every worker its own address space layout.
+ * holds the monitor's descriptors until its first steps, which close them. exec gives every worker its own address space
+ * layout.
  */
 #include "monitor/worker/spawn.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -71,7 +71,8 @@ static void child_failed(int status_fd, const char *what)
     _exit(127);
 }
 
-/* All descriptors first go where nothing is in the way, then to their places; the rest is closed by exec. */
+/* All descriptors first go where nothing is in the way, then to their places; the rest is closed, the binary's by exec.
+ */
 static int place_fds(const struct spawn_request *request, int *status_fd, bool keep_stdio)
 {
     int null_fd = fcntl(request->null_fd, F_DUPFD_CLOEXEC, FIRST_HIGH_FD);
@@ -93,9 +94,9 @@ static int place_fds(const struct spawn_request *request, int *status_fd, bool k
     if (dup2(control_fd, 3) < 0 || dup2(high_status_fd, 4) < 0)
         return -1;
     *status_fd = 4;
-    if (syscall(SYS_close_range, 5, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
+    if (dup3(binary_fd, 5, O_CLOEXEC) < 0 || syscall(SYS_close_range, 6, ~0u, 0) < 0)
         return -1;
-    return binary_fd;
+    return 5;
 }
 
 struct child_exec {
@@ -109,13 +110,12 @@ static void run_child(const struct spawn_request *request, const struct child_ex
 {
     int status_fd = request->status_fd;
     sigset_t none;
-    int binary_fd;
+    int binary_fd = place_fds(request, &status_fd, exec->aid_path != NULL);
 
-    if ((request->namespaces & IPC_LAYER_USER_NS) != 0 && !sandbox_keep_capabilities())
-        child_failed(status_fd, "cannot keep the capabilities over the new user namespace");
-    binary_fd = place_fds(request, &status_fd, exec->aid_path != NULL);
     if (binary_fd < 0)
         child_failed(status_fd, "cannot put descriptors into their places");
+    if ((request->namespaces & IPC_LAYER_USER_NS) != 0 && !sandbox_keep_capabilities())
+        child_failed(status_fd, "cannot keep the capabilities over the new user namespace");
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (exec->aid_path != NULL)

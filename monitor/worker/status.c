@@ -40,7 +40,8 @@ static int handle_ready(struct worker_handle *worker, struct ipc_status *status)
     if (worker->state != WORKER_CREATING) /* asked to go meanwhile: nobody waits for it */
         return 0;
     worker->state = WORKER_RUNNING;
-    event_del(worker->timer);
+    if (!worker->hung_up)
+        event_del(worker->timer);
     worker->ops->ready(worker, &worker->ready, worker->opaque);
     return 0;
 }
@@ -166,18 +167,19 @@ bool status_run(struct worker_handle *worker, unsigned max)
     struct ipc_status status;
     struct error err = { 0 };
 
-    for (unsigned i = 0; i < max && !worker->killed; i++) {
+    for (unsigned i = 0; i < max; i++) {
         int r = status_read(worker->status_fd, &status, &err);
 
         if (r == -EAGAIN)
             return true;
         if (r == 0)
             return false;
+        if (worker->killed) /* and is not listened to; only the end of the pipe means something */
+            continue;
         if (r > 0)
             r = dispatch(worker, &status, &err);
         if (r < 0)
             supervise_kill(worker, false, "it broke the protocol: %s", err.text);
     }
-    /* One that has been killed is not listened to; its end comes by the pidfd. */
-    return !worker->killed;
+    return true;
 }

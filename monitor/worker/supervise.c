@@ -1,15 +1,22 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A worker's life as the loop sees it: its pidfd, its status pipe, one timer. Nothing here waits for a worker, and
- * nothing that a worker does or leaves undone ends in more than its own death.
+ * A worker's life as the loop sees it: its pidfd, its status pipe, its control socket, one timer. Nothing here waits
+ * for a worker, and nothing that a worker does or leaves undone ends in more than its own death.
+ *
+ * The end has two parts. The pidfd tells that the process is gone. A ring that was killed with it is taken down by the
+ * kernel later, and keeps its files until the last request has been answered; the status pipe is one of these files, so
+ * its end tells that nothing is open any more (common/worker/main.c). Either can fail to come, if the storage hangs:
+ * then the worker is lost until it does.
  */
 #include <errno.h>
 #include <event2/event.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -19,7 +26,9 @@
 
 #define RECORDS_PER_TURN    16
 #define RECORDS_AFTER_DEATH 256  /* more than a pipe of default size holds */
-#define SILENT_MAX_MS       2000 /* from the end of the status pipe to the end of the process */
+#define SILENT_MAX_MS       2000 /* from the end of the status pipe or the control socket to the end of the process */
+#define LOST_MS             3000 /* from SIGKILL, or the end of the process, to the end of all that it had */
+#define CLOSING_MS          2    /* the kernel closes the files of a ring one after the other */
 
 /* ---- Ending ---- */
 
@@ -29,12 +38,13 @@ void supervise_kill(struct worker_handle *worker, bool expected, const char *fmt
 
     if (expected)
         worker->asked_to_go = true;
-    if (worker->killed || worker->state == WORKER_GONE)
+    if (worker->killed || worker->dying)
         return;
     va_start(args, fmt);
     vsnprintf(worker->reason, sizeof(worker->reason), fmt, args);
     va_end(args);
     worker->killed = true;
+    supervise_set_timer(worker, LOST_MS);
     if (syscall(SYS_pidfd_send_signal, worker->pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
         log_error("worker %s %d cannot be killed: %s", worker->role->name, (int)worker->pid, strerror(errno));
 }
@@ -49,6 +59,8 @@ void supervise_free(struct worker_handle *worker)
         event_free(worker->pidfd_event);
     if (worker->status_event != NULL)
         event_free(worker->status_event);
+    if (worker->control_event != NULL)
+        event_free(worker->control_event);
     if (worker->timer != NULL)
         event_free(worker->timer);
     if (worker->page != NULL)
@@ -70,27 +82,127 @@ static void tell_failed_start(struct worker_handle *worker, const struct worker_
     status_tell_failed(worker, &err);
 }
 
-static void pidfd_ready(evutil_socket_t fd, short what, void *arg)
+/* It takes nothing any more, and is to come to its end soon. */
+static void begin_to_die(struct worker_handle *worker)
 {
-    struct worker_handle *worker = arg;
-    struct worker_exit why;
-    siginfo_t info = { 0 };
+    if (!worker->killed || worker->reaped)
+        supervise_set_timer(worker, LOST_MS);
+    if (!worker->dying && worker->ops->dead != NULL)
+        worker->ops->dead(worker, worker->opaque);
+    worker->dying = true;
+}
 
-    if (waitid(P_PIDFD, (id_t)worker->pidfd, &info, WEXITED | WNOHANG) < 0) {
-        if (errno == EINTR)
-            return;
-        log_error("worker %s %d: nobody knows how it ended: %s", worker->role->name, (int)worker->pid, strerror(errno));
-        info.si_code = CLD_EXITED;
-    } else if (info.si_pid == 0) {
-        return;
-    }
-    status_run(worker, RECORDS_AFTER_DEATH); /* its last words */
-    reason_fill(worker, info.si_code == CLD_EXITED, info.si_status, &why);
+/* Nothing of it is left. */
+static void finish(struct worker_handle *worker)
+{
+    struct worker_exit why;
+
+    reason_fill(worker, &why);
     worker->state = WORKER_GONE;
     log_debug("worker %s %d is gone: %s", worker->role->name, (int)worker->pid, why.text);
     tell_failed_start(worker, &why);
     worker->ops->gone(worker, &why, worker->opaque);
     supervise_free(worker);
+}
+
+static void give_up(struct worker_handle *worker)
+{
+    if (worker->lost)
+        return;
+    worker->lost = true;
+    log_error("worker %s %d%s%s is lost: %s; perhaps its storage hangs", worker->role->name, (int)worker->pid,
+              worker->export_id[0] != '\0' ? " of " : "", worker->export_id,
+              worker->reaped ? "it has ended, but not what it had under way" : "SIGKILL does not end it");
+    if (worker->ops->lost != NULL)
+        worker->ops->lost(worker, worker->opaque);
+}
+
+bool supervise_reap(struct worker_handle *worker)
+{
+    siginfo_t info = { 0 };
+
+    if (waitid(P_PIDFD, (id_t)worker->pidfd, &info, WEXITED | WNOHANG) < 0) {
+        if (errno == EINTR)
+            return false;
+        log_error("worker %s %d: nobody knows how it ended: %s", worker->role->name, (int)worker->pid, strerror(errno));
+        info.si_code = CLD_EXITED;
+    } else if (info.si_pid == 0) {
+        return false;
+    }
+    worker->reaped = true;
+    worker->exited = info.si_code == CLD_EXITED;
+    worker->exit_code = info.si_status;
+    return true;
+}
+
+static void pidfd_ready(evutil_socket_t fd, short what, void *arg)
+{
+    struct worker_handle *worker = arg;
+
+    if (!supervise_reap(worker))
+        return;
+    event_del(worker->pidfd_event);
+    event_del(worker->control_event);
+    if (!worker->silent)
+        worker->silent = !status_run(worker, RECORDS_AFTER_DEATH); /* its last words */
+    if (worker->silent)
+        finish(worker);
+    else
+        begin_to_die(worker);
+}
+
+/*
+ * A process that was killed, or has crashed, ends with its last thread, and one may wait in the kernel for storage that
+ * hangs; the pidfd is silent until then. That it has begun to end shows in the first thread, in /proc alone.
+ */
+static bool leader_has_ended(const struct worker_handle *worker)
+{
+    _cleanup_close_ int fd = -1;
+    char text[512];
+    ssize_t n;
+    const char *name_end;
+
+    snprintf(text, sizeof(text), "/proc/%d/stat", (int)worker->pid);
+    fd = open(text, O_RDONLY | O_CLOEXEC);
+    n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+    if (n < 0)
+        return false;
+    text[n] = '\0';
+    name_end = strrchr(text, ')');
+    return name_end != NULL && strncmp(name_end, ") Z", 3) == 0;
+}
+
+static void look(struct worker_handle *worker)
+{
+    if (worker->dying || worker->killed || !leader_has_ended(worker))
+        return;
+    syscall(SYS_pidfd_send_signal, worker->pidfd, SIGKILL, NULL, 0); /* in case that it ended only this thread */
+    begin_to_die(worker);
+}
+
+static void look_at_all(evutil_socket_t fd, short what, void *arg)
+{
+    struct worker_set *set = arg;
+    bool any = false;
+
+    for (struct worker_handle *worker = set->workers; worker != NULL; worker = worker->next) {
+        any |= worker->has_images;
+        if (worker->has_images)
+            look(worker);
+    }
+    if (any)
+        supervise_look(set);
+}
+
+int supervise_look(struct worker_set *set)
+{
+    static const struct timeval interval = { .tv_sec = 1 };
+
+    if (set->look_timer == NULL)
+        set->look_timer = evtimer_new(set->base, look_at_all, set);
+    if (set->look_timer == NULL)
+        return -ENOMEM;
+    return evtimer_pending(set->look_timer, NULL) ? 0 : evtimer_add(set->look_timer, &interval);
 }
 
 /* ---- Status ---- */
@@ -99,11 +211,40 @@ static void status_ready(evutil_socket_t fd, short what, void *arg)
 {
     struct worker_handle *worker = arg;
 
-    if (!status_run(worker, RECORDS_PER_TURN)) {
-        /* It ends, or it has closed the pipe and lives on, which no worker of ours does. */
-        event_del(worker->status_event);
+    if (status_run(worker, RECORDS_PER_TURN))
+        return;
+    worker->silent = true;
+    event_del(worker->status_event);
+    if (worker->reaped)
+        supervise_set_timer(worker, CLOSING_MS);
+    else if (!worker->killed &&
+             !worker->dying) /* it ends, or it has closed the pipe and lives on, which no worker of ours does */
         supervise_set_timer(worker, SILENT_MAX_MS);
+}
+
+/* ---- The control socket ---- */
+
+/* It ends, or lives on and hears nothing any more, which no worker of ours does. */
+static void hang_up(struct worker_handle *worker)
+{
+    if (worker->hung_up || worker->killed || worker->dying)
+        return;
+    worker->hung_up = true;
+    event_del(worker->control_event);
+    supervise_set_timer(worker, SILENT_MAX_MS);
+}
+
+static void control_ready(evutil_socket_t fd, short what, void *arg)
+{
+    struct worker_handle *worker = arg;
+    char byte;
+
+    if (recv(worker->control_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
+        event_del(worker->control_event);
+        supervise_kill(worker, false, "it broke the protocol: it wrote to its control socket");
+        return;
     }
+    hang_up(worker);
 }
 
 /* ---- Time ---- */
@@ -112,8 +253,14 @@ static void timer_expired(evutil_socket_t fd, short what, void *arg)
 {
     struct worker_handle *worker = arg;
 
-    if (!event_pending(worker->status_event, EV_READ, NULL))
+    if (worker->reaped && worker->silent)
+        finish(worker);
+    else if (worker->dying || worker->killed)
+        give_up(worker);
+    else if (worker->silent)
         supervise_kill(worker, false, "it closed its status pipe and did not exit");
+    else if (worker->hung_up)
+        supervise_kill(worker, false, "it shut its control socket down and did not exit");
     else if (worker->state == WORKER_CREATING)
         supervise_kill(worker, false, "it was not ready in time");
     else if (worker->state == WORKER_DRAINING)
@@ -133,9 +280,12 @@ int supervise_start(struct worker_handle *worker, struct error *err)
 
     worker->pidfd_event = event_new(base, worker->pidfd, EV_READ | EV_PERSIST, pidfd_ready, worker);
     worker->status_event = event_new(base, worker->status_fd, EV_READ | EV_PERSIST, status_ready, worker);
+    worker->control_event = event_new(base, worker->control_fd, EV_READ | EV_PERSIST, control_ready, worker);
     worker->timer = event_new(base, -1, 0, timer_expired, worker);
-    if (worker->pidfd_event == NULL || worker->status_event == NULL || worker->timer == NULL ||
-        event_add(worker->pidfd_event, NULL) < 0 || event_add(worker->status_event, NULL) < 0)
+    if (worker->pidfd_event == NULL || worker->status_event == NULL || worker->control_event == NULL ||
+        worker->timer == NULL || event_add(worker->pidfd_event, NULL) < 0 ||
+        event_add(worker->status_event, NULL) < 0 || event_add(worker->control_event, NULL) < 0 ||
+        (worker->has_images && supervise_look(worker->set) < 0))
         return error_set(err, -ENOMEM, "cannot watch a worker");
     return 0;
 }
@@ -158,6 +308,8 @@ int worker_send(struct worker_handle *worker, enum ipc_type type, void *message,
     r = channel_send(worker->control_fd, message, len_bytes, fds, fd_count);
     if (r == -EAGAIN)
         supervise_kill(worker, false, "it does not read its control socket");
+    if (r == -EPIPE)
+        hang_up(worker);
     return r;
 }
 
@@ -165,12 +317,14 @@ void worker_drain(struct worker_handle *worker, unsigned timeout_ms)
 {
     struct ipc_drain drain;
 
+    if (worker->dying) /* of something else */
+        return;
     if (worker->state == WORKER_CREATING || worker->state == WORKER_RUNNING) {
         worker_send(worker, IPC_DRAIN, &drain, sizeof(drain), NULL, 0); /* if it cannot be sent, the timer is left */
         worker->state = WORKER_DRAINING;
         worker->asked_to_go = true;
     }
-    if (worker->state == WORKER_DRAINING)
+    if (worker->state == WORKER_DRAINING && !worker->killed)
         supervise_set_timer(worker, timeout_ms);
 }
 
@@ -189,6 +343,16 @@ enum worker_state worker_get_state(const struct worker_handle *worker)
 pid_t worker_get_pid(const struct worker_handle *worker)
 {
     return worker->pid;
+}
+
+bool worker_is_lost(const struct worker_handle *worker)
+{
+    return worker->lost;
+}
+
+const char *worker_get_export_id(const struct worker_handle *worker)
+{
+    return worker->export_id[0] != '\0' ? worker->export_id : NULL;
 }
 
 uint32_t worker_get_role(const struct worker_handle *worker)

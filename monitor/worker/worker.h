@@ -5,7 +5,11 @@
  * the loop is bounded. A worker that breaks the rules is killed.
  *
  * Life: creating -> running -> draining -> gone. gone() is called exactly once, from the loop, after the process has
- * been reaped; the handle is freed after it returns.
+ * been reaped and nothing that it had open is open any more: a request that it left behind in a ring may live on for a
+ * while. The handle is freed after it returns.
+ *
+ * A worker that SIGKILL does not end, or whose requests the storage does not answer, is lost after a while: lost() lets
+ * the owner go on without it. gone() follows when it comes to its end after all.
  */
 #ifndef BULKHEAD_MONITOR_WORKER_WORKER_H
 #define BULKHEAD_MONITOR_WORKER_WORKER_H
@@ -42,6 +46,11 @@ struct worker_ops {
      * error, the worker is killed. */
     int (*status)(struct worker_handle *worker, const struct ipc_status *status, void *opaque);
     void (*gone)(struct worker_handle *worker, const struct worker_exit *why, void *opaque);
+    /* The process has ended, but not what it left behind: it takes nothing any more. gone() follows. NULL: never mind.
+     */
+    void (*dead)(struct worker_handle *worker, void *opaque);
+    /* It cannot be ended, at least not now; at most once. NULL: the owner waits for gone(). */
+    void (*lost)(struct worker_handle *worker, void *opaque);
 };
 
 /*
@@ -52,7 +61,12 @@ int worker_set_new(struct event_base *base, struct worker_set **ret_set, struct 
 
 /* Learn which layers the host offers to the account that we are; before the first worker is spawned. 0 or -errno. */
 int worker_set_probe(struct worker_set *set, struct error *err);
-void worker_set_free(struct worker_set *set); /* kills and reaps whatever is left, without callbacks */
+
+/*
+ * Kills and reaps whatever is left, without callbacks; one deadline for all. How many could not be ended and are left
+ * behind.
+ */
+unsigned worker_set_free(struct worker_set *set);
 
 /*
  * Start a worker of boot->role. boot's header, role-independent fields and layers are filled in here; the caller sets
@@ -85,11 +99,13 @@ int worker_send(struct worker_handle *worker, enum ipc_type type, void *message,
 /* Ask it to finish; SIGKILL after timeout_ms. Called again, it gives another timeout. */
 void worker_drain(struct worker_handle *worker, unsigned timeout_ms);
 
-/* SIGKILL now; gone() follows with expected set. */
+/* SIGKILL now; gone() follows with expected set, or lost() before it. */
 void worker_kill(struct worker_handle *worker, const char *why);
 
 enum worker_state worker_get_state(const struct worker_handle *worker);
 pid_t worker_get_pid(const struct worker_handle *worker);
+bool worker_is_lost(const struct worker_handle *worker);
+const char *worker_get_export_id(const struct worker_handle *worker); /* NULL: it serves none */
 uint32_t worker_get_role(const struct worker_handle *worker);
 const char *worker_get_role_name(const struct worker_handle *worker);
 const struct ipc_status_ready *worker_get_ready(const struct worker_handle *worker); /* NULL before READY */

@@ -136,12 +136,15 @@ def test_the_worker_is_killed_while_it_starts(exports):
         exports.qmp.wait_event("BLOCK_EXPORT_DELETED", id="a")
         with exports.connect() as other:
             other.send({"execute": "block-export-add", "id": 1, "arguments": {"type": "nbd", "id": "a", "node-name": "a"}})
+            killed = False
             for worker in exports.workers(export="a"):
                 try:
                     os.kill(worker["pid"], signal.SIGKILL)
+                    killed = True
                 except ProcessLookupError:
                     pass
-            other.reply()
+            if "return" in other.reply() and killed: # it had started before
+                exports.qmp.wait_event("BLOCK_EXPORT_DELETED", id="a")
         if "a" not in exports.exports():
             try:
                 exports.export("a", id="a")

@@ -64,7 +64,8 @@ ATTACKS = {
         ("fcntl", 4, 4, 0), ("fcntl", 3, 8, 1), ("fcntl", 0, 0, 10), ("dup", 0), ("dup2", 0, 100),
     ],
     "reach into the kernel": [
-        ("io_uring_setup", 8, "buf:" + "00" * 120), ("io_uring_register", 0, 0, 0, 0), ("bpf", 0, 0, 0),
+        ("io_uring_setup", 8, "buf:" + "00" * 120), ("io_uring_register", 0, 0, 0, 0), ("io_uring_register", 0, 2, 0, 0),
+        ("bpf", 0, 0, 0),
         ("perf_event_open", 0, 0, -1, -1, 0), ("userfaultfd", 1), ("keyctl", 0, 0), ("add_key", 0, 0, 0, 0, 0),
         ("request_key", 0, 0, 0, 0), ("init_module", 0, 0, 0), ("finit_module", 0, 0, 0), ("delete_module", 0, 0),
         ("kexec_load", 0, 0, 0, 0), ("reboot", 0, 0, 0), ("swapon", "str:/", 0), ("syslog", 3, 0, 0), ("iopl", 3),

@@ -100,8 +100,10 @@ static void do_ready_without_layers(struct worker *worker, struct error *err)
     do_hang(worker, err);
 }
 
+/* The rings have it as well. */
 static void do_close_pipe(struct worker *worker, struct error *err)
 {
+    io_engine_release_files(worker->engine);
     close(4);
     do_hang(worker, err);
 }

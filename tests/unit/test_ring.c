@@ -165,10 +165,30 @@ static void test_nothing_more_can_be_registered(void **state)
 
     need_ring(f);
     assert_int_equal(io_uring_register(ring_fd, IORING_REGISTER_FILES, &f->fd, 1), -EACCES);
-    assert_int_equal(io_uring_register(ring_fd, IORING_UNREGISTER_FILES, NULL, 0), -EACCES);
     assert_int_equal(io_uring_register(ring_fd, IORING_REGISTER_EVENTFD, &f->fd, 1), -EACCES);
     assert_int_equal(io_uring_register(ring_fd, IORING_REGISTER_RESTRICTIONS, &more, 1), -EACCES);
     assert_int_equal(io_uring_register(ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0), -EACCES);
+}
+
+/* At once: not when the kernel has found the time to take down the ring. */
+static void test_files_that_are_released_are_closed(void **state)
+{
+    struct fixture *f = *state;
+    struct io_ring ring;
+    struct error err;
+    int ends[2];
+    char c;
+
+    need_ring(f);
+    assert_int_equal(pipe2(ends, O_NONBLOCK), 0);
+    assert_int_equal(io_ring_init(&ring, &ends[1], 1, &err), 0);
+    close(ends[1]);
+    assert_int_equal(read(ends[0], &c, 1), -1); /* the ring has the other end */
+    io_ring_release_files(&ring);
+    assert_int_equal(read(ends[0], &c, 1), 0);
+    assert_int_equal(io_uring_register((unsigned)ring.uring.ring_fd, IORING_REGISTER_FILES, &f->fd, 1), -EACCES);
+    close(ends[0]);
+    io_ring_done(&ring);
 }
 
 static const struct io_uring_sqe *prepare_request(struct fixture *f, enum block_op op)
@@ -249,6 +269,7 @@ int main(void)
         RING_TEST(test_every_other_operation_is_refused),
         RING_TEST(test_links_and_other_flags_are_refused),
         RING_TEST(test_nothing_more_can_be_registered),
+        RING_TEST(test_files_that_are_released_are_closed),
         RING_TEST(test_requests_become_the_operations_they_mean),
         RING_TEST(test_a_full_ring_says_so),
     };

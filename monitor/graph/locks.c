@@ -89,6 +89,11 @@ static int take(int fd, uint32_t uses, uint32_t unshared, struct error *err)
     return 0;
 }
 
+int image_lock_pin(int fd, uint32_t uses, uint32_t unshared, struct error *err)
+{
+    return take(fd, uses, unshared, err);
+}
+
 int image_lock_set(struct image_lock *lock, int fd, uint32_t uses, uint32_t unshared, struct error *err)
 {
     uint32_t new_uses = uses & ~lock->uses;

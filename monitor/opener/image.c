@@ -253,16 +253,31 @@ int held_image_resize(struct held_image *image, const struct opener_resize *requ
 
 /* ---- For a worker ---- */
 
+/*
+ * What a worker may do to the image once nobody is left to ask it not to; nothing if the image is not to be locked. That
+ * resizing is not shared is on our own description alone: RESIZE asks about that byte, and would find our own worker.
+ */
+static int pin(const struct held_image *image, bool writable, int fd, struct error *err)
+{
+    uint32_t uses = IMAGE_LOCK_CONSISTENT_READ | (writable ? IMAGE_LOCK_WRITE : 0);
+
+    return image_lock_pin(fd, uses & image->lock.uses, (writable ? IMAGE_LOCK_WRITE : 0) & image->lock.unshared, err);
+}
+
 int held_image_open_for_worker(const struct held_image *image, bool writable, int *ret_fd, struct error *err)
 {
     int flags = access_flags(!writable, is_direct(image), is_device(image));
-    int fd = reopen(image->fd, flags | O_NOATIME);
+    _cleanup_close_ int fd = reopen(image->fd, flags | O_NOATIME);
+    int r;
 
     /* The owner's right. Nobody reads an image's time of access, and to look after it costs small reads 3 %. */
     if (fd == -EPERM)
         fd = reopen(image->fd, flags);
     if (fd < 0)
         return error_set(err, fd, "could not open '%s' again for the export: %s", image->path, strerror(-fd));
-    *ret_fd = fd;
+    r = pin(image, writable, fd, err);
+    if (r < 0)
+        return error_prepend(err, "'%s'", image->path);
+    *ret_fd = TAKE_FD(fd);
     return 0;
 }

@@ -36,7 +36,9 @@ int held_image_resize(struct held_image *image, const struct opener_resize *requ
 
 /*
  * Open it for a worker: a description of its own, which can do no more than it needs, and whose reads leave the time of
- * access alone if the image is ours. The descriptor is the caller's. 0 or -errno.
+ * access alone if the image is ours. It holds the locks of what the worker does, so that the image stays locked as long as
+ * something that the worker began is under way, whoever has died; held_image_lock() must have come before. The descriptor
+ * is the caller's. 0 or -errno.
  */
 int held_image_open_for_worker(const struct held_image *image, bool writable, int *ret_fd, struct error *err);
 

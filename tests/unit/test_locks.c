@@ -251,6 +251,19 @@ static void test_a_duplicate_in_a_child_that_dies_releases_nothing(void **state)
     close(fd);
 }
 
+static void test_a_pinned_lock_lasts_as_long_as_its_description(void **state)
+{
+    int fd = open_image(O_RDWR);
+    int copy;
+
+    assert_int_equal(image_lock_pin(fd, WRITER_USES, IMAGE_LOCK_WRITE, NULL), 0);
+    copy = dup(fd);
+    close(fd);
+    assert_int_equal(bytes_seen_by_another_program(), 0x23);
+    close(copy);
+    assert_int_equal(bytes_seen_by_another_program(), 0);
+}
+
 static void test_a_check_holds_nothing(void **state)
 {
     int fd = open_image(O_RDWR);
@@ -287,6 +300,7 @@ int main(void)
         LOCK_TEST(test_a_lock_shrinks_to_what_is_still_needed),
         LOCK_TEST(test_two_descriptions_of_one_program_exclude_each_other),
         LOCK_TEST(test_a_duplicate_in_a_child_that_dies_releases_nothing),
+        LOCK_TEST(test_a_pinned_lock_lasts_as_long_as_its_description),
         LOCK_TEST(test_a_check_holds_nothing),
         LOCK_TEST(test_what_cannot_be_locked_is_told_apart),
     };

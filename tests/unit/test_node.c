@@ -393,6 +393,36 @@ static void test_locks_are_held_while_exports_use_the_node(void **state)
     unuse(f, "b", true);
 }
 
+/* Locks that workers hold are as good as those of another program, and may not be taken for them. */
+static void test_locks_of_our_workers_are_not_in_our_way(void **state)
+{
+    struct fixture *f = *state;
+    struct graph_node *a;
+    int fds[3];
+
+    assert_int_equal(add(f, "{'driver':'file','node-name':'a','filename':'@'}"), 0);
+    assert_int_equal(add(f, "{'driver':'file','node-name':'b','filename':'@'}"), 0);
+    a = graph_find(f->graph, "a");
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(serve(f, "a", i > 0, &fds[i]), 0);
+        graph_node_resize(a, (2u + i) << 20, done, f);
+        assert_int_equal(finish(f), 0);
+        assert_int_equal(image_begin_resize(a->image, done, f, NULL), 0);
+        assert_int_equal(finish(f), 0);
+        image_end_resize(a->image);
+    }
+    /* All uses end; a worker's description is still there. */
+    for (unsigned i = 0; i < 3; i++)
+        unuse(f, "a", i > 0);
+    assert_int_equal(use(f, "b", true), -EAGAIN);
+    close(fds[1]);
+    assert_int_equal(use(f, "b", true), -EAGAIN);
+    close(fds[2]);
+    assert_int_equal(use(f, "b", true), 0); /* one that only read is in nobody's way */
+    unuse(f, "b", true);
+    close(fds[0]);
+}
+
 static void test_boot_describes_children_before_parents(void **state)
 {
     struct fixture *f = *state;
@@ -502,6 +532,7 @@ int main(void)
         NODE_TEST(test_a_read_only_node_below_makes_the_tree_read_only),
         NODE_TEST(test_a_node_made_on_the_way_takes_flags_from_above),
         NODE_TEST(test_locks_are_held_while_exports_use_the_node),
+        NODE_TEST(test_locks_of_our_workers_are_not_in_our_way),
         NODE_TEST(test_boot_describes_children_before_parents),
         NODE_TEST(test_the_time_of_access_of_our_images_is_left_alone),
         NODE_TEST(test_an_image_of_somebody_else_is_opened_all_the_same),

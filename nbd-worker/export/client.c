@@ -359,6 +359,7 @@ void nbd_client_close(struct nbd_client *client, bool in_order, const char *reas
     client->closing = true;
     client->left_in_order = in_order;
     client->reason = reason;
+    nbd_budget_leave(client);
     drop_backlog(client);
     if (client->receiving != NULL)
         nbd_slot_free(TAKE_PTR(client->receiving));

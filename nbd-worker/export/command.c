@@ -328,6 +328,7 @@ static enum nbd_outcome write_in_pieces(struct nbd_client *client, const struct 
     slot = slot_for_payload(client, request, payload, NBD_WINDOW_BYTES);
     if (slot == NULL)
         return NBD_TAKEN;
+    nbd_budget_charge(slot, nbd_buffer_size((size_t)request->payload_bytes));
     slot->in_pieces = true;
     slot->spliced = nbd_splice_possible(client, request);
     client->receiving = slot;

@@ -27,6 +27,10 @@
 #define NBD_CLIENT_SLOTS_MAX   256u
 /* In buffers of slots: the largest write has room while replies wait, else a client that writes first would hang. */
 #define NBD_CLIENT_BYTES_MAX   (NBD_MAX_PAYLOAD + (8u << 20))
+/* The same of all clients together; each I/O thread has its part, or enough for one client. See budget.c. */
+#define NBD_EXPORT_BYTES_MAX   (256u << 20)
+#define NBD_CLIENT_SHARE_BYTES (64u << 10) /* that a client may have in any case */
+#define NBD_BUDGET_TICK_NS     15000000000ull
 #define NBD_TURN_REQUESTS_MAX  512u            /* of one client, then the others of its thread have theirs */
 #define NBD_RECEIVE_BYTES      (256u << 10)    /* the receive buffer of a thread */
 #define NBD_RECEIVE_LARGE_BYTES (32u << 10) /* of it, while large payloads come: they are to land in their slots */
@@ -56,6 +60,7 @@ struct nbd_slot {
     struct nbd_client *client;
     struct nbd_request request;
     struct nbd_buffer *buffer; /* payload or result; may be NULL */
+    size_t charged_bytes;      /* to the thread's budget */
     struct iovec iov;          /* of req */
     uint64_t received_bytes;   /* of the payload, while it is being received */
     uint64_t executed_bytes;   /* of it, from its start; the buffer begins with what follows them */
@@ -90,6 +95,13 @@ struct nbd_client {
     unsigned slots_in_use;
     size_t bytes_in_use; /* in buffers of slots */
     unsigned pending;    /* slots that are below the export */
+
+    /* In line for the thread's budget. */
+    struct nbd_client *wait_next;
+    bool waits;
+    size_t wait_bytes;
+    uint64_t given_back; /* buffers, ever */
+    uint64_t given_back_before; /* at the last tick */
 
     /* Output. */
     struct nbd_slot *out_head, *out_tail;
@@ -145,6 +157,10 @@ struct nbd_thread {
     bool drained;
 
     struct nbd_buffer_cache buffers;
+    size_t bytes_in_use; /* the budget: what slots are charged for */
+    size_t bytes_max;
+    struct nbd_client *wait_head, *wait_tail; /* clients in line for it */
+    struct io_timer budget_timer;             /* on while there are any */
     struct nbd_slot *free_slots;
     struct nbd_buffer *receive;
     struct nbd_buffer *send; /* empty between turns */
@@ -217,10 +233,26 @@ void nbd_thread_remove(struct nbd_client *client);
 void nbd_thread_count(struct nbd_thread *thread, enum block_op op, uint64_t len_bytes, bool error);
 void nbd_thread_flush_counts(struct nbd_thread *thread);
 
+/* ---- budget.c ---- */
+
+void nbd_budget_init(struct nbd_thread *thread);
+
+/* Whether the thread has size_bytes for the client. If not, the client is in line: it is given a turn when there is room. */
+bool nbd_budget_admits(struct nbd_client *client, size_t size_bytes);
+
+/* The slot is to count for so much in all; less than it does has no effect. */
+void nbd_budget_charge(struct nbd_slot *slot, size_t size_bytes);
+
+/* For nothing any more. */
+void nbd_budget_give_back(struct nbd_slot *slot);
+
+/* The client asks for nothing any more. */
+void nbd_budget_leave(struct nbd_client *client);
+
 /* ---- slot.c ---- */
 
 /* Whether the client's share has room for a slot with a buffer of len_bytes (0: none). */
-bool nbd_slot_admits(const struct nbd_client *client, size_t len_bytes);
+bool nbd_slot_admits(struct nbd_client *client, size_t len_bytes);
 
 /* NULL: no memory. request may be NULL (a slot that only carries output). */
 struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_request *request, size_t len_bytes);

@@ -7,12 +7,18 @@
 
 #include "nbd-worker/export/export.h"
 
-bool nbd_slot_admits(const struct nbd_client *client, size_t len_bytes)
+bool nbd_slot_admits(struct nbd_client *client, size_t len_bytes)
 {
+    size_t size_bytes;
+
     if (client->slots_in_use >= NBD_CLIENT_SLOTS_MAX)
         return false;
-    return len_bytes == 0 || client->bytes_in_use == 0 ||
-           client->bytes_in_use + nbd_buffer_size(len_bytes) <= NBD_CLIENT_BYTES_MAX;
+    if (len_bytes == 0)
+        return true;
+    size_bytes = nbd_buffer_size(len_bytes);
+    if (client->bytes_in_use != 0 && client->bytes_in_use + size_bytes > NBD_CLIENT_BYTES_MAX)
+        return false;
+    return nbd_budget_admits(client, size_bytes);
 }
 
 static struct nbd_slot *take_free_slot(struct nbd_thread *thread)
@@ -39,6 +45,8 @@ struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_reques
     if (slot == NULL)
         return NULL;
     slot->buffer = NULL;
+    slot->charged_bytes = 0;
+    slot->client = client;
     if (len_bytes > 0) {
         slot->buffer = nbd_buffer_get(&thread->buffers, len_bytes);
         if (slot->buffer == NULL) {
@@ -46,10 +54,10 @@ struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_reques
             return NULL;
         }
         client->bytes_in_use += slot->buffer->size_bytes;
+        nbd_budget_charge(slot, slot->buffer->size_bytes);
     }
     if (request != NULL)
         slot->request = *request;
-    slot->client = client;
     slot->next = NULL;
     slot->received_bytes = slot->executed_bytes = 0;
     slot->in_pieces = slot->spliced = false;
@@ -63,14 +71,20 @@ struct nbd_slot *nbd_slot_new(struct nbd_client *client, const struct nbd_reques
     return slot;
 }
 
+static void put_buffer(struct nbd_slot *slot)
+{
+    slot->client->bytes_in_use -= slot->buffer->size_bytes;
+    nbd_buffer_put(&slot->client->thread->buffers, slot->buffer);
+    slot->buffer = NULL;
+}
+
 void nbd_slot_drop_buffer(struct nbd_slot *slot)
 {
     if (slot->buffer == NULL)
         return;
-    slot->client->bytes_in_use -= slot->buffer->size_bytes;
+    put_buffer(slot);
     slot->client->stalled = false;
-    nbd_buffer_put(&slot->client->thread->buffers, slot->buffer);
-    slot->buffer = NULL;
+    nbd_budget_give_back(slot);
 }
 
 int nbd_slot_replace_buffer(struct nbd_slot *slot, size_t len_bytes, size_t keep_bytes)
@@ -80,9 +94,10 @@ int nbd_slot_replace_buffer(struct nbd_slot *slot, size_t len_bytes, size_t keep
     if (buffer == NULL)
         return -ENOMEM;
     memcpy(buffer->data, slot->buffer->data, keep_bytes);
-    nbd_slot_drop_buffer(slot);
+    put_buffer(slot);
     slot->buffer = buffer;
     slot->client->bytes_in_use += buffer->size_bytes;
+    nbd_budget_charge(slot, buffer->size_bytes);
     return 0;
 }
 

@@ -175,6 +175,7 @@ static int thread_init(struct nbd_export *export, struct nbd_thread *thread)
     thread->export = export;
     if (!export->read_only)
         io_pipe_init(&thread->pipe); /* without one large writes are copied once more */
+    nbd_budget_init(thread);
     thread->hook.run = thread_hook;
     thread->begin_task.run = thread_begin;
     thread->drain_task.run = thread_drain;

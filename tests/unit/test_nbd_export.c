@@ -1352,6 +1352,123 @@ static void test_limit_of_bytes(void **state)
     assert_int_equal(fx->page.ops[BLOCK_OP_READ], 10);
 }
 
+static void complete_all(void)
+{
+    while (fake.pending_count > 0)
+        fake_complete(0);
+    turns();
+}
+
+static void take_and_forget(struct peer *peer)
+{
+    settle_all(peer);
+    peer->got_bytes = 0;
+    peer->at = cursor_init(peer->got, 0);
+}
+
+/* One has it all; the other waits for what is large, is served what is small, and goes on when there is room. */
+static void test_clients_share_a_budget(void **state)
+{
+    struct peer *first = simple_peer();
+    struct peer *second = peer_join(1, 0, 0);
+
+    fx->export.threads[0].bytes_max = NBD_CLIENT_BYTES_MAX;
+    fake.pend = true;
+    for (unsigned i = 0; i < 5; i++)
+        request(first, NBD_CMD_READ, 0, i, 0, 8 << 20);
+    turns();
+    assert_int_equal(fake.pending_bytes, NBD_CLIENT_BYTES_MAX);
+    request(second, NBD_CMD_READ, 0, 1, 0, 4096);
+    request(second, NBD_CMD_READ, 0, 2, 0, 8 << 20);
+    turns();
+    assert_int_equal(fake.pending_count, 6);
+    assert_int_equal(fake.pending_bytes, NBD_CLIENT_BYTES_MAX + 4096);
+    fake_complete(5);
+    settle_all(second);
+    assert_int_equal(get_simple(second, 1), 0);
+    fake_complete(0);
+    take_and_forget(first);
+    assert_int_equal(fake.pending_count, 5);
+    complete_all();
+    take_and_forget(first);
+    settle_all(second);
+    assert_int_equal(fake.pending_count, 0);
+    assert_int_equal(fx->page.ops[BLOCK_OP_READ], 7);
+    assert_int_equal(fx->export.threads[0].bytes_in_use, 0);
+}
+
+/* Who asks again and again does not get what another one waits for. */
+static void test_nobody_overtakes_who_waits_for_the_budget(void **state)
+{
+    struct peer *first = simple_peer();
+    struct peer *second = peer_join(1, 0, 0);
+
+    fx->export.threads[0].bytes_max = NBD_CLIENT_BYTES_MAX;
+    fake.pend = true;
+    for (unsigned i = 0; i < 10; i++)
+        request(first, NBD_CMD_READ, 0, i, 0, 4 << 20);
+    turns();
+    request(second, NBD_CMD_READ, 0, 1, 0, 32 << 20);
+    turns();
+    assert_int_equal(fake.pending_count, 10);
+    for (unsigned i = 10; i < 20; i++) {
+        request(first, NBD_CMD_READ, 0, i, 0, 4 << 20);
+        if (i < 18) { /* eight make room for the large one */
+            fake_complete(0);
+            take_and_forget(first);
+        }
+    }
+    turns();
+    assert_int_equal(fake.pending_count, 3);
+    assert_int_equal(fake.pending_bytes, (32 << 20) + (2 * (4 << 20)));
+    while (fake.pending_count > 0) {
+        complete_all();
+        take_and_forget(first);
+        take_and_forget(second);
+    }
+    assert_int_equal(fx->page.ops[BLOCK_OP_READ], 21);
+}
+
+/* It announces a payload that does not come, or takes no reply: as long as nobody waits it may. */
+static void keep_and_wait(struct peer *keeper)
+{
+    struct peer *other = peer_join(1, 0, 0);
+    struct nbd_thread *thread = &fx->export.threads[0];
+
+    thread->bytes_max = NBD_CLIENT_BYTES_MAX;
+    turns();
+    assert_int_equal(thread->budget_timer.when_ns, 0);
+    assert_true(thread->bytes_in_use > 16 << 20);
+    request(other, NBD_CMD_READ, 0, 7, 0, 32 << 20);
+    turns();
+    assert_int_not_equal(thread->budget_timer.when_ns, 0);
+    assert_false(fx->gone[0]);
+    thread->budget_timer.expired(&thread->budget_timer);
+    settle_all(other);
+    assert_true(fx->gone[0]);
+    assert_non_null(strstr(fx->reason[0], "memory that others waited for"));
+    assert_int_equal(get_simple(other, 7), 0);
+    assert_false(fx->gone[1]);
+}
+
+static void test_who_keeps_a_payload_back_while_others_wait_is_closed(void **state)
+{
+    struct peer *keeper = simple_peer();
+    struct nbd_request_header h = header(NBD_CMD_WRITE, NBD_CMD_FLAG_FUA, 1, 0, 32 << 20);
+
+    peer_send(keeper, &h, sizeof(h));
+    keep_and_wait(keeper);
+}
+
+static void test_who_takes_no_replies_while_others_wait_is_closed(void **state)
+{
+    struct peer *keeper = simple_peer();
+
+    for (unsigned i = 0; i < 6; i++)
+        request(keeper, NBD_CMD_READ, 0, i, 0, 8 << 20);
+    keep_and_wait(keeper);
+}
+
 /* It sends reads and takes no reply: it gets no more than its share, and the other client does not notice. */
 static void test_client_that_does_not_read(void **state)
 {
@@ -1779,6 +1896,10 @@ int main(void)
         TEST(test_limit_of_bytes),
         TEST(test_client_that_does_not_read),
         TEST(test_writes_are_received_while_replies_wait),
+        TEST(test_clients_share_a_budget),
+        TEST(test_nobody_overtakes_who_waits_for_the_budget),
+        TEST(test_who_keeps_a_payload_back_while_others_wait_is_closed),
+        TEST(test_who_takes_no_replies_while_others_wait_is_closed),
         TEST(test_stall_that_ends_with_the_turn),
         TEST(test_command_table),
         TEST(test_extended_read),

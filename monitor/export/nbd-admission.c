@@ -14,7 +14,6 @@
 #include "monitor/export/nbd-private.h"
 #include "monitor/graph/objects.h"
 
-#define RELAYS_MAX      1000        /* where max-connections sets no limit: with TLS each client keeps a process */
 #define UNANSWERED_MAX  16          /* clients that are given to a worker which does not answer */
 #define UNIX_SEND_BYTES (512 << 10) /* the kernel doubles it */
 
@@ -68,8 +67,9 @@ static const char *no_place(const struct nbd_client *client, const struct nbd_ex
         return "its account or address has as many connections as it may have";
     if (nbd->clients.count >= nbd->clients_max)
         return "its export has no descriptors left for more clients (LimitNOFILE=, ulimit -n)";
-    if (server->max_connections == 0 && server->pool.relaying >= RELAYS_MAX)
-        return "too many clients with TLS, each of which has a process: set max-connections";
+    if (server->tls_creds != NULL && server->pool.relaying >= server->pool.relays_max)
+        return "as many have TLS, and with it a process and descriptors of the monitor, as may be (LimitNOFILE=, "
+               "ulimit -n)";
     return NULL;
 }
 
@@ -135,7 +135,7 @@ static bool admit(struct nbd_client *client)
 {
     struct nbd_export *nbd = find_serial(client->server, client->negotiated.export_serial);
     const char *obstacle;
-    char reason[128];
+    char reason[192];
 
     if (nbd == NULL) { /* its directory was of an earlier time */
         nbd_client_end(client, "the export that it chose was removed meanwhile");

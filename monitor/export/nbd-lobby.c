@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <event2/event.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -390,6 +391,13 @@ void nbd_lobby_enter(struct nbd_client *client)
         return;
     }
     make_places_in_lobby(server);
+}
+
+bool nbd_lobby_has_descriptors(const struct nbd_server *server)
+{
+    _cleanup_close_ int next = server->listeners.count > 0 ? fcntl(server->listeners.fds[0], F_DUPFD_CLOEXEC, 0) : -1;
+
+    return next >= 0 && next < server->lobby.fd_max;
 }
 
 unsigned nbd_lobby_count(const struct nbd_server *server)

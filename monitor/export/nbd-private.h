@@ -140,8 +140,9 @@ int nbd_directory_make(const struct nbd_export_list *exports, unsigned count, in
 
 /* ---- Negotiators (negotiators.c) ---- */
 
-#define NEGOTIATORS_IDLE 4   /* ready for the next clients */
-#define NEGOTIATORS_MAX  256 /* with clients or for them; or a sixteenth of the monitor's descriptors */
+#define NEGOTIATORS_IDLE 4    /* ready for the next clients */
+#define NEGOTIATORS_MAX  256  /* with clients or for them; or a sixteenth of the monitor's descriptors */
+#define RELAYS_MAX       1000 /* where max-connections sets no limit */
 
 struct negotiator_pool {
     struct nbd_server *server;
@@ -151,7 +152,8 @@ struct negotiator_pool {
     unsigned busy;
     unsigned relaying; /* with TLS, as long as their clients are connected */
     unsigned max;
-    unsigned failures; /* in a row */
+    unsigned relays_max; /* each has three descriptors of the monitor: three eighths of all, at most */
+    unsigned failures;   /* in a row */
     bool running;
     struct event *retry_timer;
 };
@@ -226,6 +228,9 @@ void nbd_lobby_wake(struct nbd_server *server);
 
 /* Serve again when the client will have been in its group for so long. */
 void nbd_lobby_look_again(const struct nbd_client *client, unsigned share_ms);
+
+/* Whether the next descriptor is one that clients may have. */
+bool nbd_lobby_has_descriptors(const struct nbd_server *server);
 
 unsigned nbd_lobby_count(const struct nbd_server *server);
 bool nbd_lobby_has_room(const struct nbd_server *server);

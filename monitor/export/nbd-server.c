@@ -19,7 +19,6 @@
 #define REST_MS               200  /* when descriptors or memory have run out */
 #define NBD_FULL_WAIT_MS      500  /* for a client over the limit, before it is turned away */
 #define FULL_BATCH            1024 /* of them at a time */
-#define RELAYS_MAX            1000 /* where max-connections sets no limit: with TLS each client keeps a process */
 #define LOG_LINES_MAX         50
 #define HANDSHAKE_SECONDS_MAX (UINT32_MAX / 1000 - 1) /* 49 days; what is longer makes no difference */
 #define LOG_WINDOW_NS         UINT64_C(10000000000)

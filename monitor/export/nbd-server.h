@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The NBD server: listening sockets, clients on their way through a negotiator to an export's worker. The monitor
- * accepts a connection, sends the greeting, and reads nothing: when the client has said a first message its socket goes,
- * unread, to a negotiator, which reports how the handshake ended; that record is checked like everything hostile, and the socket goes on to the worker of the export.
+ * accepts a connection, sends the greeting, and reads nothing: when the client has said a first message its socket
+ * goes, unread, to a negotiator, which reports how the handshake ended; that record is checked like everything hostile,
+ * and the socket goes on to the worker of the export.
  */
 #ifndef BULKHEAD_MONITOR_EXPORT_NBD_SERVER_H
 #define BULKHEAD_MONITOR_EXPORT_NBD_SERVER_H

@@ -242,6 +242,10 @@ void negotiator_pool_refill(struct negotiator_pool *pool)
         return;
     }
     while (pool->idle + pool->starting < wanted && pool->idle + pool->starting + pool->busy < pool->max) {
+        if (!nbd_lobby_has_descriptors(pool->server)) { /* those that are left are for everything else */
+            retry_later(pool);
+            return;
+        }
         if (spawn_one(pool, &err) < 0) {
             if (nbd_may_log(pool->server))
                 log_error("cannot start an NBD negotiator: %s", err.text);
@@ -260,6 +264,10 @@ static void retry(evutil_socket_t fd, short what, void *arg)
 
     if (!pool->running || pool->idle + pool->starting > 0)
         return;
+    if (pool->failures == 0) { /* descriptors had run out */
+        negotiator_pool_refill(pool);
+        return;
+    }
     if (spawn_one(pool, &err) < 0) {
         pool->failures++;
         retry_later(pool);
@@ -294,6 +302,9 @@ void negotiator_pool_start(struct negotiator_pool *pool)
     pool->running = true;
     pool->failures = 0;
     pool->max = MAX(NEGOTIATORS_IDLE, MIN(NEGOTIATORS_MAX, share));
+    pool->relays_max = limits_descriptors() / 8;
+    if (pool->server->max_connections == 0)
+        pool->relays_max = MIN(pool->relays_max, RELAYS_MAX);
     evtimer_del(pool->retry_timer);
     negotiator_pool_refill(pool);
 }
@@ -304,7 +315,7 @@ void negotiator_pool_stop(struct negotiator_pool *pool)
 
     pool->running = false;
     evtimer_del(pool->retry_timer);
-    TAILQ_FOREACH(negotiator, &pool->list, link) {
+    TAILQ_FOREACH (negotiator, &pool->list, link) {
         /* Relays end with their clients, which the exports are about to end. */
         if (negotiator->state == NEGOTIATOR_ENDING || negotiator->state == NEGOTIATOR_RELAYING)
             continue;
@@ -335,7 +346,7 @@ int negotiator_give(struct negotiator_pool *pool, struct nbd_client *client, con
     struct negotiator *negotiator;
     int r;
 
-    TAILQ_FOREACH(negotiator, &pool->list, link) {
+    TAILQ_FOREACH (negotiator, &pool->list, link) {
         if (negotiator->state == NEGOTIATOR_IDLE)
             break;
     }

@@ -54,3 +54,10 @@ class TlsServer:
 @pytest.fixture
 def tls_server(server, image):
     return TlsServer(server, image)
+
+
+@pytest.fixture
+def tls_server_with_few_descriptors(new_server, image):
+    server = new_server()
+    server.prefix = ["prlimit", "--nofile=128:128"]
+    return TlsServer(server.start(), image)

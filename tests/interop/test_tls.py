@@ -291,6 +291,34 @@ def test_clients_see_what_qsd_shows(build, tmp, new_server, image, pki, kind):
         theirs.wait()
 
 
+def test_clients_leave_descriptors_for_everything_else(tls_server_with_few_descriptors, image, pki):
+    """With TLS each has a process, and the monitor descriptors for it. Here it has 128 in all."""
+    tls_server = tls_server_with_few_descriptors
+    server = tls_server.server
+    tls_server.creds("x509", pki["server-ecdsa"])
+    tls_server.serve()
+    clients, kept_out = [], 0
+    while kept_out < 3 and len(clients) < 60:
+        try:
+            client = tls.TlsRaw.connect(tls_server.port)
+            client.sock.settimeout(3)
+            clients.append(client)
+            client.starttls(pki["client"]).go("disk")
+            assert len(client.read(0, 7)) == 7
+        except (Closed, OSError):
+            kept_out += 1
+    assert kept_out == 3 and len(clients) > 10
+    with server.connect() as qmp:
+        assert qmp.cmd("query-version")
+    server.add_file("more", image("more.img", size=MIB))
+    server.export("more")
+    for client in clients:
+        client.sock.close()
+    wait_for(lambda: server.export_worker("exp-disk")["clients"] == 0, "the export to let go")
+    with tls.TlsRaw.opened(tls_server.port, pki["client"], "more") as client:
+        assert len(client.read(0, 7)) == 7
+
+
 def served_with_tls(port, folder, content):
     """How long it took; None: it was kept out."""
     start = time.monotonic()

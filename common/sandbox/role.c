@@ -126,7 +126,9 @@ static const struct sandbox_call image_calls[] = {
     CALL_EQ(fallocate, 1, FALLOC_FL_KEEP_SIZE),
     CALL(lseek),
     CALL_EQ(fadvise64, 3, POSIX_FADV_WILLNEED),
+#ifndef WITH_SANITIZERS /* whose set has it, for their stacks */
     CALL_EQ(madvise, 2, MADV_DONTDUMP),
+#endif
     CALL_EQ(madvise, 2, MADV_POPULATE_READ),
     CALL(mincore),
     CALL(fstat),
@@ -151,6 +153,7 @@ static const struct sandbox_call sanitizer_calls[] = {
     CALL(rt_sigaction), CALL(sigaltstack), CALL(sched_getaffinity), CALL(getrlimit), CALL(prlimit64), CALL(uname),
     CALL(sysinfo),      CALL(getrusage),
     CALL_EQ(madvise, 2, MADV_HUGEPAGE), CALL_EQ(madvise, 2, MADV_NOHUGEPAGE), CALL_EQ(madvise, 2, MADV_FREE),
+    CALL_EQ(madvise, 2, MADV_DONTDUMP),
 };
 SET(sanitizer, SANDBOX_ALLOW, "the run-time of sanitizers: signal stacks and sizes; only in builds for tests");
 

@@ -10,7 +10,6 @@
 #include "common/base/log.h"
 #include "common/ipc/channel.h"
 #include "vhost-worker/descriptor.h"
-#include "vhost-worker/vhost-user-protocol.h"
 
 #define PIECES_PER_TURN 64u
 #define ACCEPT_PAUSE_NS 1000000000ull /* after accept4() failed for lack of something */
@@ -147,6 +146,8 @@ static int receive(struct door *door)
         return errno == EAGAIN ? 0 : -errno;
     if (!take_fds(&door->chunk, &msg))
         return -EBADF;
+    while (door->chunk.fd_count > DOOR_PASSED_MAX)
+        close_fd(&door->chunk.fds[--door->chunk.fd_count]);
     if (n == 0)
         return -ESHUTDOWN;
     door->chunk.len_bytes = (size_t)n;
@@ -251,6 +252,7 @@ static int introduce(struct door *door, int fd)
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
         return -errno;
+    setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &(int){ DOOR_STREAM_BYTES }, sizeof(int));
     fds[0] = fd;
     fds[1] = pair[1];
     channel_fill_header(&message.header, IPC_VHOST_FRONTEND, sizeof(message), 2);

@@ -14,9 +14,17 @@
 
 #include "common/io/loop.h"
 #include "common/worker/worker.h"
+#include "vhost-worker/vhost-user-protocol.h"
 
-#define DOOR_FDS_MAX   253u  /* SCM_MAX_FD of the kernel: as many as one message can bring */
-#define DOOR_CHUNK_MAX 4096u /* bytes passed on at once */
+#define DOOR_FDS_MAX 253u /* SCM_MAX_FD of the kernel: as many as one message can bring */
+/*
+ * Descriptors on their way are counted for the whole account, and too many of them keep all its processes from passing
+ * any. So few are passed on at once: one more than a message may have, which is enough to be refused for, and in a
+ * stream that takes a dozen pieces.
+ */
+#define DOOR_PASSED_MAX   (VHOST_USER_FDS_MAX + 1u)
+#define DOOR_STREAM_BYTES 4608  /* the least that the kernel knows */
+#define DOOR_CHUNK_MAX    4096u /* bytes passed on at once */
 
 /* What was received and has not been passed on. */
 struct door_chunk {

@@ -246,6 +246,7 @@ SET(vhost, SANDBOX_ALLOW,
 static const struct sandbox_call door_calls[] = {
     CALL_EQ(accept4, 3, SOCK_CLOEXEC | SOCK_NONBLOCK),
     CALL_EQ_BOTH(socketpair, 0, AF_UNIX, 1, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK),
+    CALL_EQ_BOTH(setsockopt, 1, SOL_SOCKET, 2, SO_SNDBUF),
     CALL(sendmsg),
     CALL_EQ(statx, 2, AT_EMPTY_PATH | AT_STATX_DONT_SYNC),
     CALL_EQ(name_to_handle_at, 4, AT_EMPTY_PATH),
@@ -316,7 +317,17 @@ static const struct sandbox_rlimit export_rlimits[] = {
     { RLIMIT_NPROC, 512, true, true }, { RLIMIT_MEMLOCK, 0, true, false },
 };
 
-/* One descriptor for each handshake that is under way; as many as a message can bring. */
+/*
+ * A message can bring 253 descriptors. Those on their way to workers count for the account, against the limit of whoever
+ * sends: it is no less than that of exports, whose share must not keep a door from passing any.
+ */
+static const struct sandbox_rlimit door_rlimits[] = {
+    { RLIMIT_CORE, 0, false, false },     { RLIMIT_NOFILE, SANDBOX_EXPORT_FDS_MAX, false, false },
+    { RLIMIT_FSIZE, 0, false, false },    { RLIMIT_MSGQUEUE, 0, false, false },
+    { RLIMIT_NPROC, 0, true, false },     { RLIMIT_MEMLOCK, 0, true, false },
+};
+
+/* One descriptor for each handshake that is under way. */
 static const struct sandbox_rlimit signer_rlimits[] = {
     { RLIMIT_CORE, 0, false, false },     { RLIMIT_NOFILE, 600, false, false }, { RLIMIT_FSIZE, 0, false, false },
     { RLIMIT_MSGQUEUE, 0, false, false }, { RLIMIT_NPROC, 0, true, false },     { RLIMIT_MEMLOCK, 0, true, false },
@@ -405,8 +416,8 @@ static const struct sandbox_role role_vhost_door = {
     .required = WORKER_REQUIRED,
     .call_sets = door_sets,
     .default_action = SANDBOX_KILL,
-    .rlimits = signer_rlimits,
-    .rlimit_count = ARRAY_SIZE(signer_rlimits),
+    .rlimits = door_rlimits,
+    .rlimit_count = ARRAY_SIZE(door_rlimits),
 };
 
 const struct sandbox_role *const sandbox_roles[] = {

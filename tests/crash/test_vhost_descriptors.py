@@ -4,9 +4,13 @@ Front-ends that pass descriptors which nobody can close: a file of FUSE whose se
 also by ending, waits where no signal reaches. It must be nobody who holds an image.
 """
 
+import array
 import contextlib
 import os
 import pathlib
+import signal
+import socket
+import struct
 import subprocess
 import sys
 
@@ -87,6 +91,13 @@ def hangs(pid):
         return False
 
 
+def in_flight(pid):
+    """How many descriptors wait to be received in each of the sockets of a process, the smallest number first."""
+    texts = [fd.read_text() for fd in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir()]
+    return sorted(int(line.split()[1]) for text in texts for line in text.splitlines()
+                  if line.startswith("scm_fds:") and line.split()[1] != "0")
+
+
 def serves(build, path):
     client = vhost.Frontend(build, path)
     assert client.cmd("write", 8, 8, 0x5a) == "ok"
@@ -109,6 +120,29 @@ def test_a_file_that_cannot_be_closed_does_not_stop_the_export(server, image, bu
         assert hangs(door) and not process.alive(worker)
         server.qmp.cmd("blockdev-del", {"node-name": "disk"})
     assert "was dropped: it passed a descriptor" in server.log_text()
+
+
+def test_descriptors_that_nobody_reads_keep_no_other_export_from_them(server, image, build):
+    """They count for the account: a front-end that sends more and more of them while its worker is stopped fills little."""
+    for name in ("disk", "other"):
+        server.add_file(name, image(f"{name}.img", size=64 * MIB))
+    paths = [vhost.export(server, name) for name in ("disk", "other")]
+    worker = server.export_worker("exp-disk")["pid"]
+    with socket.socket(socket.AF_UNIX) as greedy:
+        greedy.connect(str(paths[0]))
+        process.wait_for(lambda: server.export_worker("exp-disk")["clients"] == 1, "it to be connected")
+        os.kill(worker, signal.SIGSTOP)
+        fds = [os.memfd_create("x")] * 250
+        greedy.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            for byte in struct.pack("<III", 3, 1, 8) + bytes(8) + struct.pack("<III", 3, 1, 0) * 1000:
+                greedy.sendmsg([bytes([byte])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+        serves(build, paths[1])
+        held = in_flight(worker)
+        os.kill(worker, signal.SIGCONT)
+    # In the stream from the door; those in the connection itself, which the worker answers on, are the front-end's.
+    assert len(held) == 2 and held[0] <= 128 < held[1], held
+    serves(build, paths[0])
 
 
 def test_doors_that_hang_are_bounded(server, image, build, hung):

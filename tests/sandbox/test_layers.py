@@ -113,7 +113,7 @@ def test_not_dumpable(running, role):
     ("nbd-export", "Max msgqueue size", "0"),
     ("vhost", "Max core file size", "0"),
     ("vhost-door", "Max core file size", "0"),
-    ("vhost-door", "Max open files", "600"),
+    ("vhost-door", "Max open files", "8192"),
     ("vhost-door", "Max file size", "0"),
     ("vhost-door", "Max processes", "0"),
     ("vhost", "Max open files", "8192"),

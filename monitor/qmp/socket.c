@@ -14,10 +14,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "monitor/qmp/schema-scalar.h"
@@ -35,6 +37,9 @@ struct endpoint {
 };
 
 /* ---- unix ---- */
+
+#define FOLDER_LOCK_TRIES   20
+#define FOLDER_LOCK_TICK_NS 2000000
 
 static int unix_endpoint(const struct unix_socket_address *addr, struct endpoint *ret_endpoint, struct error *err)
 {
@@ -79,7 +84,46 @@ static int unix_is_stale(const struct endpoint *endpoint, struct error *err)
         "Failed to bind socket to %s: Address already in use by another program: end it or choose another path", path);
 }
 
-static int unix_bind(int fd, const struct endpoint *endpoint, struct error *err)
+/*
+ * Whoever replaces a socket file must be the only one who does, from the look at it until the new socket listens: to
+ * others it looks left over until then. The lock of the folder, for a moment; -1: it cannot be had.
+ */
+static int lock_folder(const char *path)
+{
+    const struct timespec tick = { .tv_nsec = FOLDER_LOCK_TICK_NS };
+    const char *slash = strrchr(path, '/');
+    _cleanup_free_ char *folder = slash != NULL ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    _cleanup_close_ int fd = folder != NULL ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+    for (unsigned tries = 0; fd >= 0 && tries < FOLDER_LOCK_TRIES; tries++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+            return TAKE_FD(fd);
+        if (errno != EWOULDBLOCK)
+            break;
+        nanosleep(&tick, NULL);
+    }
+    return -1;
+}
+
+static int unix_replace(const struct endpoint *endpoint, bool locked, struct error *err)
+{
+    const char *path = endpoint->un.sun_path;
+    int r = unix_is_stale(endpoint, err);
+
+    if (r <= 0)
+        return r;
+    if (!locked)
+        return error_set(
+            err, -EBUSY,
+            "Failed to bind socket to %s: nobody listens on it, but its folder cannot be locked, to be sure "
+            "that nobody else is about to: remove it or choose another path",
+            path);
+    if (unlink(path) < 0 && errno != ENOENT)
+        return error_set(err, -errno, "cannot remove the old socket '%s': %s", path, strerror(errno));
+    return 0;
+}
+
+static int unix_bind(int fd, const struct endpoint *endpoint, bool locked, struct error *err)
 {
     const char *path = endpoint->un.sun_path;
     int r = 0;
@@ -90,11 +134,9 @@ static int unix_bind(int fd, const struct endpoint *endpoint, struct error *err)
         r = -errno;
         if (r != -EADDRINUSE || path[0] == '\0')
             break;
-        r = unix_is_stale(endpoint, err);
+        r = unix_replace(endpoint, locked, err);
         if (r < 0)
             return r;
-        if (r > 0 && unlink(path) < 0 && errno != ENOENT)
-            return error_set(err, -errno, "cannot remove the old socket '%s': %s", path, strerror(errno));
         r = -EADDRINUSE;
     }
     return error_set(err, r, "Failed to bind socket to %s: %s", path[0] != '\0' ? path : path + 1, strerror(-r));
@@ -105,8 +147,9 @@ static int unix_bind(int fd, const struct endpoint *endpoint, struct error *err)
 #endif
 
 /*
- * A descriptor that nobody takes is closed by whoever reads the bytes that it came with, or closes the socket, and waits
- * for that if it lingers. Where the kernel can, it does not let one in. Has no meaning, and fails, on other sockets.
+ * A descriptor that nobody takes is closed by whoever reads the bytes that it came with, or closes the socket, and
+ * waits for that if it lingers. Where the kernel can, it does not let one in. Has no meaning, and fails, on other
+ * sockets.
  */
 static void refuse_descriptors(int fd)
 {
@@ -119,6 +162,7 @@ static int listen_unix(const struct unix_socket_address *addr, enum socket_passi
                        struct socket_listeners *listeners, struct error *err)
 {
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    _cleanup_close_ int folder = addr->abstract ? -1 : lock_folder(addr->path);
     struct endpoint endpoint;
     struct stat st;
     int r = unix_endpoint(addr, &endpoint, err);
@@ -126,7 +170,7 @@ static int listen_unix(const struct unix_socket_address *addr, enum socket_passi
     if (r == 0 && fd < 0)
         r = error_set(err, -errno, "socket: %s", strerror(errno));
     if (r == 0)
-        r = unix_bind(fd, &endpoint, err);
+        r = unix_bind(fd, &endpoint, folder >= 0, err);
     if (r < 0)
         return r;
     if (!addr->abstract && lstat(addr->path, &st) == 0) {
@@ -502,21 +546,28 @@ int socket_listen(const struct socket_address *addr, enum socket_fd_source sourc
     return 0;
 }
 
-void socket_listeners_stop(const struct socket_listeners *listeners)
+/* While it still listens: nobody can have put another in its place. */
+static void remove_path(struct socket_listeners *listeners)
 {
+    struct stat st;
+
+    if (listeners->path != NULL && lstat(listeners->path, &st) == 0 && st.st_dev == listeners->path_dev &&
+        st.st_ino == listeners->path_ino)
+        unlink(listeners->path);
+    free(TAKE_PTR(listeners->path));
+}
+
+void socket_listeners_stop(struct socket_listeners *listeners)
+{
+    remove_path(listeners);
     for (unsigned i = 0; i < listeners->count && !listeners->passed_in; i++)
         shutdown(listeners->fds[i], SHUT_RDWR);
 }
 
 void socket_listeners_done(struct socket_listeners *listeners)
 {
-    struct stat st;
-
+    remove_path(listeners);
     close_fds(listeners);
-    if (listeners->path != NULL && lstat(listeners->path, &st) == 0 && st.st_dev == listeners->path_dev &&
-        st.st_ino == listeners->path_ino)
-        unlink(listeners->path);
-    free(listeners->path);
     memset(listeners, 0, sizeof(*listeners));
 }
 

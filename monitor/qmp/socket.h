@@ -38,7 +38,7 @@ enum socket_passing { SOCKET_REFUSES_DESCRIPTORS, SOCKET_TAKES_DESCRIPTORS };
 /*
  * Listen. inet: every address that host has ("": any), within the wishes ipv4 and ipv6; the first port of port..to that
  * is free for all. unix: the file is made with the umask's permissions; one that nobody listens on any more is
- * replaced, any other refused. 0 or -errno.
+ * replaced, by one at a time of those that try, any other refused. 0 or -errno.
  */
 int socket_listen(const struct socket_address *addr, enum socket_fd_source source, enum socket_passing passing,
                   struct socket_listeners *ret_listeners, struct error *err);
@@ -47,10 +47,10 @@ int socket_listen(const struct socket_address *addr, enum socket_fd_source sourc
 bool socket_fd_number(const char *text, int *ret_fd);
 
 /*
- * Refuse clients from now on, also while another process, one that is just being started, still has a copy. Sockets that
+ * Remove the socket file and refuse clients from now on, also while another process, one that is just being started, still has a copy. Sockets that
  * were passed in are left alone: whoever shares them goes on to listen. vsock knows no such thing.
  */
-void socket_listeners_stop(const struct socket_listeners *listeners);
+void socket_listeners_stop(struct socket_listeners *listeners);
 
 /* Close and remove the socket file, if it is still the one that socket_listen() made. All zero is fine. */
 void socket_listeners_done(struct socket_listeners *listeners);

@@ -4,12 +4,15 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <netinet/in.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include "monitor/qmp/socket.h"
 
@@ -214,11 +217,17 @@ static void test_a_socket_that_stopped_refuses_while_another_process_has_it(void
 {
     struct fixture *f = *state;
     struct socket_address addr = unix_address(f->path);
+    char path[110];
+    struct socket_address other_name = unix_address(path);
     struct socket_listeners listeners;
     struct error err;
 
     assert_int_equal(try_listen(&addr, &listeners, &err), 0);
-    assert_refused_despite_a_copy(&addr, &listeners);
+    snprintf(path, sizeof(path), "%s2", f->path);
+    assert_int_equal(link(f->path, path), 0);
+    assert_refused_despite_a_copy(&other_name, &listeners);
+    assert_int_equal(access(f->path, F_OK), -1); /* removed while it listened, so that nobody took it for left over */
+    unlink(path);
 }
 
 /* ---- inet ---- */
@@ -585,12 +594,107 @@ static void test_closing_a_client_waits_for_nothing_that_it_passed(void **state)
         close_fd(&peers[i]);
 }
 
+/* ---- Several at once ---- */
+
+#define RACERS 4
+#define RACES  60
+
+/* Listens at the moment that all do, says whether it could, and serves until it is killed. */
+static void race(const struct fixture *f, int start, int report)
+{
+    struct socket_address addr = unix_address(f->path);
+    struct socket_listeners listeners = { .count = 0 };
+    struct error err;
+    char byte;
+    int r;
+
+    if (read(start, &byte, 1) != 0)
+        _exit(1);
+    r = try_listen(&addr, &listeners, &err);
+    byte = r == 0 ? 'l' : 'r';
+    if (write(report, &byte, 1) != 1)
+        _exit(1);
+    pause();
+    _exit(0);
+}
+
+static unsigned count_winners(int report)
+{
+    unsigned winners = 0;
+    char bytes[RACERS];
+
+    for (unsigned got = 0; got < RACERS;) {
+        ssize_t n = read(report, bytes + got, RACERS - got);
+
+        assert_true(n > 0);
+        got += (unsigned)n;
+    }
+    for (unsigned i = 0; i < RACERS; i++)
+        winners += bytes[i] == 'l';
+    return winners;
+}
+
+static void test_of_several_that_find_a_stale_socket_one_gets_its_place(void **state)
+{
+    const struct fixture *f = *state;
+    struct socket_address addr = unix_address(f->path);
+
+    for (unsigned round = 0; round < RACES; round++) {
+        pid_t pids[RACERS];
+        int start[2];
+        int report[2];
+        int client = -1;
+
+        assert_true(pipe(start) == 0 && pipe(report) == 0);
+        for (unsigned i = 0; i < RACERS; i++) {
+            pids[i] = fork();
+            if (pids[i] == 0) {
+                close(start[1]);
+                race(f, start[0], report[1]);
+            }
+        }
+        close(start[0]);
+        close(start[1]);
+        assert_int_equal(count_winners(report[0]), 1); /* in the first round there is no socket, later a stale one */
+        assert_int_equal(socket_connect(&addr, SOCKET_FD_INHERITED, &client, NULL), 0);
+        close_fd(&client);
+        for (unsigned i = 0; i < RACERS; i++) {
+            kill(pids[i], SIGKILL);
+            waitpid(pids[i], NULL, 0);
+        }
+        close(report[0]);
+        close(report[1]);
+    }
+}
+
+static void test_a_stale_socket_in_a_folder_that_others_lock_stays(void **state)
+{
+    const struct fixture *f = *state;
+    struct socket_address addr = unix_address(f->path);
+    struct socket_listeners listeners = { .count = 0 };
+    struct error err;
+    int folder = open(f->dir, O_RDONLY | O_DIRECTORY);
+
+    assert_int_equal(flock(folder, LOCK_EX), 0);
+    assert_int_equal(try_listen(&addr, &listeners, &err), 0); /* a new one is nobody else's business */
+    close(listeners.fds[0]);
+    listeners.count = 0;
+    free(listeners.path);
+    assert_int_equal(try_listen(&addr, &listeners, &err), -EBUSY);
+    assert_non_null(strstr(err.text, "cannot be locked"));
+    close(folder);
+    assert_int_equal(try_listen(&addr, &listeners, &err), 0);
+    socket_listeners_done(&listeners);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_unix_socket_is_removed_when_it_is_closed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_socket_of_somebody_else_at_the_path_is_not_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_stale_socket_is_replaced_and_a_live_one_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_of_several_that_find_a_stale_socket_one_gets_its_place, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_stale_socket_in_a_folder_that_others_lock_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_file_that_is_no_socket_is_left_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_descriptors_are_refused_before_and_after_a_client_is_accepted, setup,
                                         teardown),

@@ -114,6 +114,8 @@ static void fuse_close(struct export *export)
     fuse->ending = true;
     if (fuse->state == MOUNT_THERE)
         detach(fuse);
+    else if (fuse->state == MOUNT_ASKED)
+        mounter_cancel(export->monitor->mounter, fuse);
 }
 
 static bool fuse_closing(const struct export *export)

@@ -20,14 +20,17 @@
 #define PROGRAM_NAME "bulkhead-mounter"
 #define CHILD_FD     3 /* where it finds its socket */
 
-/* How long the end waits for it to unmount: fusermount3 may take its own time limit once. */
+/* How long the end waits for it to unmount; it ends by itself when nothing comes of that (MOUNTER_STUCK_MS). */
 #define END_MAX_MS 15000
 
 extern char **environ;
 
-/* A request that waits for its turn, or for its reply. */
+/* A request that waits for its turn, or for its reply. Replies come in any order: a mount that hangs holds up no other.
+ */
 struct request {
     TAILQ_ENTRY(request) link;
+    bool sent;
+    bool cancelled;
     mounter_done_fn *done;
     void *opaque;
     size_t len_bytes;
@@ -45,7 +48,8 @@ struct mounter {
     int socket_fd;  /* -1: it is gone, or never was */
     pid_t pid;
     struct event *readable;
-    struct request_list requests; /* the first one has been sent */
+    struct event *writable; /* while a request waits for room in the socket */
+    struct request_list requests;
     uint64_t last_cookie;
     struct error gone; /* why there is none */
 };
@@ -150,8 +154,10 @@ static void mounter_lost(struct mounter *mounter, const char *why)
 
     error_set(&mounter->gone, -EPIPE, "the mounter is gone (%s): restart bulkhead to get FUSE exports back", why);
     log_error("%s", mounter->gone.text);
-    if (mounter->readable != NULL)
+    if (mounter->readable != NULL) {
         event_del(mounter->readable);
+        event_del(mounter->writable);
+    }
     close_fd(&mounter->socket_fd);
     memcpy(reply.text, mounter->gone.text, sizeof(reply.text));
     while ((request = TAILQ_FIRST(&mounter->requests)) != NULL) {
@@ -160,29 +166,75 @@ static void mounter_lost(struct mounter *mounter, const char *why)
     }
 }
 
-static void send_first(struct mounter *mounter)
+static bool is_mount(const struct request *request)
 {
-    struct request *request = TAILQ_FIRST(&mounter->requests);
+    return request->message.header.type == MOUNTER_MOUNT;
+}
 
-    if (request == NULL || mounter->socket_fd < 0)
-        return;
-    /*
-     * One at a time is under way, so there is always room for it. If it fails the loop finds the socket at its end, and
-     * answers from there.
-     */
-    if (send(mounter->socket_fd, &request->message, request->len_bytes, MSG_NOSIGNAL) < 0)
+static unsigned mounts_under_way(const struct mounter *mounter)
+{
+    const struct request *request;
+    unsigned count = 0;
+
+    TAILQ_FOREACH(request, &mounter->requests, link)
+    count += request->sent && is_mount(request);
+    return count;
+}
+
+static void send_cancel(struct mounter *mounter, const struct request *request)
+{
+    struct mounter_cancel cancel = { .header = request->message.header };
+
+    cancel.header.type = MOUNTER_CANCEL;
+    send(mounter->socket_fd, &cancel, sizeof(cancel), MSG_NOSIGNAL); /* if there is no room, it takes its time */
+}
+
+/* False if there is no room for it. If it fails otherwise the loop finds the socket at its end, and answers from there.
+ */
+static bool send_request(struct mounter *mounter, struct request *request)
+{
+    request->sent = true;
+    if (send(mounter->socket_fd, &request->message, request->len_bytes, MSG_NOSIGNAL) >= 0) {
+        if (request->cancelled)
+            send_cancel(mounter, request);
+        return true;
+    }
+    if (errno != EAGAIN) {
         shutdown(mounter->socket_fd, SHUT_RDWR);
+        return true;
+    }
+    request->sent = false;
+    event_add(mounter->writable, NULL);
+    return false;
+}
+
+/* In order; but unmounts do not wait for mounts. */
+static void send_waiting(struct mounter *mounter)
+{
+    unsigned mounts = mounts_under_way(mounter);
+    struct request *request;
+
+    TAILQ_FOREACH(request, &mounter->requests, link)
+    {
+        if (request->sent || (is_mount(request) && mounts >= MOUNTER_REQUESTS_MAX))
+            continue;
+        mounts += is_mount(request);
+        if (mounter->socket_fd < 0 || !send_request(mounter, request))
+            return;
+    }
+}
+
+static void socket_writable(evutil_socket_t fd, short what, void *arg)
+{
+    send_waiting(arg);
 }
 
 static int enqueue(struct mounter *mounter, struct request *request)
 {
-    bool was_idle = TAILQ_EMPTY(&mounter->requests);
-
     request->message.header.magic = MOUNTER_MAGIC;
     request->message.header.cookie = ++mounter->last_cookie;
     TAILQ_INSERT_TAIL(&mounter->requests, request, link);
-    if (was_idle)
-        send_first(mounter);
+    send_waiting(mounter);
     return 0;
 }
 
@@ -208,8 +260,9 @@ static int make_absolute(const char *path, char ret_path[MOUNTER_PATH_MAX], stru
     char cwd[MOUNTER_PATH_MAX] = "";
 
     if (path[0] != '/' && getcwd(cwd, sizeof(cwd)) == NULL)
-        return error_set(err, -errno, "mount point '%.100s' is a relative path, and the working directory is unknown: %s",
-                         path, strerror(errno));
+        return error_set(err, -errno,
+                         "mount point '%.100s' is a relative path, and the working directory is unknown: %s", path,
+                         strerror(errno));
     if (snprintf(ret_path, MOUNTER_PATH_MAX, "%s%s%s", cwd, path[0] == '/' ? "" : "/", path) >= MOUNTER_PATH_MAX)
         return error_set(err, -ENAMETOOLONG, "mount point '%.100s...' is too long", path);
     return 0;
@@ -252,6 +305,20 @@ int mounter_unmount(struct mounter *mounter, uint64_t mount, bool lazy, mounter_
     return enqueue(mounter, request);
 }
 
+void mounter_cancel(struct mounter *mounter, const void *opaque)
+{
+    struct request *request;
+
+    TAILQ_FOREACH(request, &mounter->requests, link)
+    {
+        if (!is_mount(request) || request->opaque != opaque || request->cancelled)
+            continue;
+        request->cancelled = true;
+        if (request->sent)
+            send_cancel(mounter, request);
+    }
+}
+
 /* ---- Replies ---- */
 
 /* The descriptors of a datagram, as many as there was room for. Returns how many. */
@@ -268,15 +335,25 @@ static unsigned take_fds(struct msghdr *msg, int fds[MOUNTER_DEVICES_MAX])
     return count;
 }
 
-static bool is_valid(const struct mounter *mounter, const struct mounter_reply *reply, ssize_t len_bytes,
-                     unsigned fd_count)
+/* The request that a reply is to; NULL if it is to none. */
+static struct request *find_request(const struct mounter *mounter, const struct mounter_reply *reply)
 {
-    const struct request *request = TAILQ_FIRST(&mounter->requests);
-    bool wants_fds = request != NULL && request->message.header.type == MOUNTER_MOUNT && reply->code == 0;
+    struct request *request;
 
-    return request != NULL && len_bytes == sizeof(*reply) && reply->header.magic == MOUNTER_MAGIC &&
-           reply->header.type == MOUNTER_REPLY && reply->header.cookie == request->message.header.cookie &&
-           reply->code <= 0 && fd_count == reply->devices && (fd_count > 0) == wants_fds && fd_count % 2 == 0 &&
+    TAILQ_FOREACH(request, &mounter->requests, link)
+    {
+        if (request->sent && request->message.header.cookie == reply->header.cookie)
+            return request;
+    }
+    return NULL;
+}
+
+static bool is_valid(const struct request *request, const struct mounter_reply *reply, unsigned fd_count)
+{
+    bool wants_fds = is_mount(request) && reply->code == 0;
+
+    return reply->header.magic == MOUNTER_MAGIC && reply->header.type == MOUNTER_REPLY && reply->code <= 0 &&
+           fd_count == reply->devices && (fd_count > 0) == wants_fds && fd_count % 2 == 0 &&
            memchr(reply->text, '\0', sizeof(reply->text)) != NULL;
 }
 
@@ -311,7 +388,7 @@ static void socket_readable(evutil_socket_t fd, short what, void *arg)
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
     };
     int fds[MOUNTER_DEVICES_MAX];
-    struct request *request;
+    struct request *request = NULL;
     ssize_t n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     unsigned fd_count;
     bool lost_fds;
@@ -325,17 +402,18 @@ static void socket_readable(evutil_socket_t fd, short what, void *arg)
             close(fds[--fd_count]);
         fd_count = reply.devices; /* as far as it is the mounter's to answer for */
     }
-    if (n <= 0 || (msg.msg_flags & MSG_TRUNC) != 0 || !is_valid(mounter, &reply, n, fd_count)) {
+    if (n == sizeof(reply) && (msg.msg_flags & MSG_TRUNC) == 0)
+        request = find_request(mounter, &reply);
+    if (request == NULL || !is_valid(request, &reply, fd_count)) {
         for (unsigned i = 0; i < fd_count && !lost_fds; i++)
             close(fds[i]);
         mounter_lost(mounter, n <= 0 ? "it ended" : "it sent what it may not");
         return;
     }
-    request = TAILQ_FIRST(&mounter->requests);
+    TAILQ_REMOVE(&mounter->requests, request, link);
     if (lost_fds)
         give_up_mount(mounter, &reply);
-    TAILQ_REMOVE(&mounter->requests, request, link);
-    send_first(mounter);
+    send_waiting(mounter);
     answer(request, &reply, fds);
 }
 
@@ -344,7 +422,8 @@ int mounter_attach(struct mounter *mounter, struct error *err)
     if (mounter->socket_fd < 0)
         return 0;
     mounter->readable = event_new(mounter->base, mounter->socket_fd, EV_READ | EV_PERSIST, socket_readable, mounter);
-    if (mounter->readable == NULL || event_add(mounter->readable, NULL) < 0)
+    mounter->writable = event_new(mounter->base, mounter->socket_fd, EV_WRITE, socket_writable, mounter);
+    if (mounter->readable == NULL || mounter->writable == NULL || event_add(mounter->readable, NULL) < 0)
         return error_set(err, -ENOMEM, "cannot watch the mounter");
     return 0;
 }
@@ -376,6 +455,8 @@ void mounter_free(struct mounter *mounter)
     }
     if (mounter->readable != NULL)
         event_free(mounter->readable);
+    if (mounter->writable != NULL)
+        event_free(mounter->writable);
     close_fd(&mounter->program_fd);
     close_fd(&mounter->socket_fd);
     if (mounter->pid > 0)

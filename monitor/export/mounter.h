@@ -39,4 +39,7 @@ int mounter_mount(struct mounter *mounter, const char *path, const char *id, enu
 int mounter_unmount(struct mounter *mounter, uint64_t mount, bool lazy, mounter_done_fn *done, void *opaque,
                     struct error *err);
 
+/* The owner of a mount that is being made needs it no more: the answer comes soon, whatever hangs. */
+void mounter_cancel(struct mounter *mounter, const void *opaque);
+
 #endif

@@ -4,7 +4,6 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,10 +21,12 @@
 /* Where the child finds its ends. */
 enum { CHILD_COMM_FD = 3 };
 
+/* What it is called, in its messages too. */
+#define PROGRAM_NAME "fusermount3"
+
 /* One run of the helper. */
 struct run {
     pid_t pid;
-    int pidfd;
     int message_fd; /* its standard error */
     int status;     /* of waitpid */
     size_t message_bytes;
@@ -33,16 +34,21 @@ struct run {
 };
 
 /* Async-signal-safe only: between fork and exec. Descriptors 0 and 1 are the mounter's own: /dev/null. */
-static _Noreturn void child_exec(char *const argv[], int message_fd, int comm_fd)
+static _Noreturn void child_exec(int dir_fd, char *const argv[], int message_fd, int comm_fd)
 {
     char *const environment[] = { (char[]){ "_FUSE_COMMFD=3" }, (char[]){ "LC_ALL=C" }, NULL };
     sigset_t none;
 
-    /* What the mounter ignores, its children do not. */
-    for (int i = 1; i < NSIG; i++)
-        signal(i, SIG_DFL);
+    /* What the mounter ignores, its children do not; but who finds nobody to give the mount to shall undo it, not die.
+     */
+    for (int i = 1; i < NSIG; i++) {
+        if (i != SIGPIPE)
+            signal(i, SIG_DFL);
+    }
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    if (fchdir(dir_fd) < 0)
+        _exit(125);
     /* Above the numbers that get assigned, so that no dup2 closes a source. */
     message_fd = fcntl(message_fd, F_DUPFD, 10);
     comm_fd = comm_fd < 0 ? -1 : fcntl(comm_fd, F_DUPFD, 10);
@@ -51,28 +57,25 @@ static _Noreturn void child_exec(char *const argv[], int message_fd, int comm_fd
     if (comm_fd >= 0 && dup2(comm_fd, CHILD_COMM_FD) < 0)
         _exit(126);
     syscall(SYS_close_range, comm_fd >= 0 ? CHILD_COMM_FD + 1 : 3, ~0u, 0);
-    execve(argv[0], argv, environment);
-    dprintf(2, "cannot execute %s: %s", argv[0], strerror(errno));
+    execve(FUSERMOUNT_PATH, argv, environment);
+    dprintf(2, "cannot execute %s: %s", FUSERMOUNT_PATH, strerror(errno));
     _exit(127);
 }
 
-static int run_start(char *const argv[], int comm_fd, struct run *run, struct error *err)
+static int run_start(int dir_fd, char *const argv[], int comm_fd, struct run *run, struct error *err)
 {
     int pipe_fds[2];
 
-    *run = (struct run){ .pid = -1, .pidfd = -1, .message_fd = -1 };
+    *run = (struct run){ .pid = -1, .message_fd = -1 };
     if (pipe2(pipe_fds, O_CLOEXEC) < 0)
         return error_set(err, -errno, "cannot make a pipe: %s", strerror(errno));
     run->message_fd = pipe_fds[0];
     run->pid = fork();
     if (run->pid == 0)
-        child_exec(argv, pipe_fds[1], comm_fd);
+        child_exec(dir_fd, argv, pipe_fds[1], comm_fd);
     close(pipe_fds[1]);
     if (run->pid < 0)
         return error_set(err, -errno, "cannot fork: %s", strerror(errno));
-    run->pidfd = (int)syscall(SYS_pidfd_open, run->pid, 0);
-    if (run->pidfd < 0)
-        return error_set(err, -errno, "cannot open a pidfd: %s", strerror(errno));
     return 0;
 }
 
@@ -91,32 +94,10 @@ static bool run_read_message(struct run *run)
     return n > 0;
 }
 
-/* Until the helper has exited and everything it said is read; -ETIMEDOUT when it takes too long. */
-static int run_wait(struct run *run)
-{
-    uint64_t deadline = now_ns() + FUSERMOUNT_TIMEOUT_MS * 1000000ull;
-    struct pollfd fds[2] = { { run->message_fd, POLLIN, 0 }, { run->pidfd, POLLIN, 0 } };
-
-    while (fds[0].fd >= 0 || fds[1].fd >= 0) {
-        uint64_t now = now_ns();
-
-        if (now >= deadline)
-            return -ETIMEDOUT;
-        if (poll(fds, 2, (int)((deadline - now) / 1000000u) + 1) < 0 && errno != EINTR)
-            return -errno;
-        if (fds[0].revents != 0 && !run_read_message(run))
-            fds[0].fd = -1;
-        if (fds[1].revents != 0)
-            fds[1].fd = -1;
-    }
-    return 0;
-}
-
 /* Ends and reaps the helper in any case; its real uid is ours, so that we may kill it although it is setuid. */
 static void run_done(struct run *run)
 {
     close_fd(&run->message_fd);
-    close_fd(&run->pidfd);
     if (run->pid <= 0)
         return;
     kill(run->pid, SIGKILL);
@@ -125,10 +106,20 @@ static void run_done(struct run *run)
     run->pid = -1;
 }
 
+/* Until it has said everything and exited. */
+static void run_wait(struct run *run)
+{
+    while (run_read_message(run))
+        ;
+    while (waitpid(run->pid, &run->status, 0) < 0 && errno == EINTR)
+        ;
+    run->pid = -1;
+}
+
 /* One printable line without the helper's own name in front. */
 static void run_clean_message(struct run *run)
 {
-    static const char prefix[] = "fusermount3: ";
+    static const char prefix[] = PROGRAM_NAME ": ";
     char *text = run->message;
 
     text[run->message_bytes] = '\0';
@@ -151,14 +142,21 @@ static const struct {
     { "user_allow_other", "; add the line user_allow_other to /etc/fuse.conf, or use allow-other=off", -EPERM },
     { "fuse device not found", "; load the fuse module (modprobe fuse)", -ENODEV },
     { "failed to open /dev/fuse",
-      "; make /dev/fuse accessible to this account (chmod 0666; in a container: pass the device through and allow 10:229)",
+      "; make /dev/fuse accessible to this account (chmod 0666; in a container: pass the device through and allow "
+      "10:229)",
       -EACCES },
     { "too many FUSE filesystems", "; raise mount_max in /etc/fuse.conf", -EMFILE },
     { "Read-only file system", "; a mount point must be writable: choose a file on a writable file system", -EROFS },
     { "mounting over filesystem type", "; fusermount3 does not mount on files of this file system: choose another",
       -EPERM },
     { "mount failed: Operation not permitted",
-      "; is fusermount3 setuid root, is CAP_SYS_ADMIN in the bounding set, and does the container allow mounts?", -EPERM },
+      "; is fusermount3 setuid root, is CAP_SYS_ADMIN in the bounding set, and does the container allow mounts?",
+      -EPERM },
+    { "mount failed: Permission denied", "; AppArmor, SELinux or the container forbids it: see the kernel's log",
+      -EACCES },
+    { "mount failed: No such device", "; load the fuse module (modprobe fuse)", -ENODEV },
+    { "mount failed: No space left", "; there are as many mounts as the host allows: see sysctl fs.mount-max",
+      -ENOSPC },
     { ": Device or resource busy", "", -EBUSY },
 };
 
@@ -180,28 +178,38 @@ static int message_code(const char *message)
     return -EIO;
 }
 
+/* It failed, and said nothing: what can be told from how it ended, and what to look at. */
+static int mute_failure(int status, struct error *err)
+{
+    if (WIFSIGNALED(status))
+        return error_set(err, -EIO, "%s was killed by signal %d (%s); see the kernel's log", PROGRAM_NAME,
+                         WTERMSIG(status), strsignal(WTERMSIG(status)));
+    if (WEXITSTATUS(status) == 125)
+        return error_set(err, -EACCES, "this account may not enter the folder of the mount point");
+    return error_set(
+        err, -EIO,
+        "%s failed with status %d and without a word; is %s setuid root, may this account open /dev/fuse, does "
+        "/etc/fuse.conf allow what was asked for (user_allow_other, mount_max), and the container mounts?",
+        PROGRAM_NAME, WEXITSTATUS(status), FUSERMOUNT_PATH);
+}
+
 /* Run the helper to its end; 0 only if it exited with status 0. */
-static int run_helper(char *const argv[], int *comm_fd, struct error *err)
+static int run_helper(int dir_fd, char *const argv[], int *comm_fd, struct error *err)
 {
     _cleanup_(run_done) struct run run;
-    int r = run_start(argv, comm_fd == NULL ? -1 : *comm_fd, &run, err);
+    int r = run_start(dir_fd, argv, comm_fd == NULL ? -1 : *comm_fd, &run, err);
 
     if (comm_fd != NULL)
         close_fd(comm_fd);
     if (r < 0)
         return r;
-    r = run_wait(&run);
-    if (r == -ETIMEDOUT)
-        return error_set(err, r, "%s did not finish within %d seconds and was killed; does the path hang?", argv[0],
-                         FUSERMOUNT_TIMEOUT_MS / 1000);
-    if (r < 0)
-        return error_set(err, r, "cannot wait for %s: %s", argv[0], strerror(-r));
-    run_done(&run);
+    run_wait(&run);
     if (WIFEXITED(run.status) && WEXITSTATUS(run.status) == 0)
         return 0;
     run_clean_message(&run);
-    return error_set(err, message_code(run.message), "%s%s",
-                     run.message[0] == '\0' ? "fusermount3 failed" : run.message, fusermount_hint(run.message));
+    if (run.message[0] == '\0')
+        return mute_failure(run.status, err);
+    return error_set(err, message_code(run.message), "%s%s", run.message, fusermount_hint(run.message));
 }
 
 /* The one descriptor that the helper has sent, if it is what it should be. */
@@ -233,30 +241,33 @@ static int receive_device(int socket_fd, int *ret_fd, struct error *err)
     return 0;
 }
 
+void fusermount_source(const char *id, char *ret, size_t size)
+{
+    size_t used = (size_t)snprintf(ret, size, FUSERMOUNT_SUBTYPE "%s", id[0] == '\0' ? "" : ":");
+
+    for (; *id != '\0' && used + 1 < size; id++)
+        ret[used++] = isalnum((unsigned char)*id) || strchr("-_.", *id) != NULL ? *id : '_';
+    ret[used] = '\0';
+}
+
 /*
  * Permissions are the kernel's to check (default_permissions); set-user-ID bits and devices are never honoured. The
  * helper refuses any option that it does not know, and adds nosuid and nodev itself for an unprivileged caller.
  */
 static void make_options(const char *id, bool allow_other, uint32_t max_read_bytes, char *ret, size_t size)
 {
-    char source[MOUNTER_ID_MAX];
-    size_t i;
+    char source[sizeof(FUSERMOUNT_SUBTYPE) + MOUNTER_ID_MAX];
 
-    for (i = 0; id[i] != '\0' && i < sizeof(source) - 1; i++)
-        source[i] = isalnum((unsigned char)id[i]) || strchr("-_.", id[i]) != NULL ? id[i] : '_';
-    source[i] = '\0';
-    snprintf(ret, size,
-             "nosuid,nodev,default_permissions,max_read=%u,fsname=bulkhead%s%s,subtype=" FUSERMOUNT_SUBTYPE "%s",
-             max_read_bytes, source[0] == '\0' ? "" : ":", source, allow_other ? ",allow_other" : "");
+    fusermount_source(id, source, sizeof(source));
+    snprintf(ret, size, "nosuid,nodev,default_permissions,max_read=%u,fsname=%s,subtype=" FUSERMOUNT_SUBTYPE "%s",
+             max_read_bytes, source, allow_other ? ",allow_other" : "");
 }
 
-int fusermount_mount(const char *path, const char *id, bool allow_other, uint32_t max_read_bytes, int *ret_fd,
-                     struct error *err)
+int fusermount_mount(int dir_fd, const char *name, const char *id, bool allow_other, uint32_t max_read_bytes,
+                     int *ret_fd, struct error *err)
 {
     char options[256 + MOUNTER_ID_MAX];
-    char *const argv[] = {
-        (char[]){ FUSERMOUNT_PATH }, (char[]){ "-o" }, options, (char[]){ "--" }, (char *)path, NULL
-    };
+    char *const argv[] = { (char[]){ PROGRAM_NAME }, (char[]){ "-o" }, options, (char[]){ "--" }, (char *)name, NULL };
     _cleanup_close_ int ours = -1;
     int fds[2], r;
 
@@ -264,16 +275,16 @@ int fusermount_mount(const char *path, const char *id, bool allow_other, uint32_
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
         return error_set(err, -errno, "cannot make a socket pair: %s", strerror(errno));
     ours = fds[0];
-    r = run_helper(argv, &fds[1], err);
+    r = run_helper(dir_fd, argv, &fds[1], err);
     if (r < 0)
         return r;
     return receive_device(ours, ret_fd, err);
 }
 
-int fusermount_unmount(const char *path, bool lazy, struct error *err)
+int fusermount_unmount(int dir_fd, const char *name, bool lazy, struct error *err)
 {
-    char *const plain[] = { (char[]){ FUSERMOUNT_PATH }, (char[]){ "-u" }, (char[]){ "--" }, (char *)path, NULL };
-    char *const detach[] = { (char[]){ FUSERMOUNT_PATH }, (char[]){ "-uz" }, (char[]){ "--" }, (char *)path, NULL };
+    char *const plain[] = { (char[]){ PROGRAM_NAME }, (char[]){ "-u" }, (char[]){ "--" }, (char *)name, NULL };
+    char *const detach[] = { (char[]){ PROGRAM_NAME }, (char[]){ "-uz" }, (char[]){ "--" }, (char *)name, NULL };
 
-    return run_helper(lazy ? detach : plain, NULL, err);
+    return run_helper(dir_fd, lazy ? detach : plain, NULL, err);
 }

@@ -17,6 +17,16 @@
 #define STATX_MNT_ID 0x00001000u
 #endif
 
+#define LINKS_MAX 40 /* as many as the kernel follows */
+
+/* On its way to a folder. */
+struct walk {
+    const char *whole; /* for messages */
+    int fd;            /* O_PATH: so far */
+    unsigned links;
+    char rest[2 * MOUNTER_PATH_MAX]; /* what is still to go */
+};
+
 /* Split path at its last slash; the directory part goes to ret_dir, "." without a slash. */
 static int split_path(const char *path, char *ret_dir, size_t dir_size, char *ret_name, struct error *err)
 {
@@ -34,6 +44,90 @@ static int split_path(const char *path, char *ret_dir, size_t dir_size, char *re
         strcpy(ret_dir, slash == NULL ? "." : "/");
     strcpy(ret_name, name);
     return 0;
+}
+
+static int walk_error(const struct walk *walk, int code, struct error *err)
+{
+    return error_set(err, code, "cannot open the directory of mount point '%s' as user id %u: %s", walk->whole,
+                     (unsigned)geteuid(), strerror(-code));
+}
+
+static int walk_to(struct walk *walk, int fd, struct error *err)
+{
+    if (fd < 0)
+        return walk_error(walk, -errno, err);
+    close_fd(&walk->fd);
+    walk->fd = fd;
+    return 0;
+}
+
+/*
+ * A symbolic link in the place of a folder. One that somebody else owns would let him choose what is hidden by the
+ * mount: another tenant's image, which this account may write to. fd is the link's.
+ */
+static int walk_link(struct walk *walk, const char *name, int fd, struct error *err)
+{
+    char target[sizeof(walk->rest)];
+    struct statx stx;
+    ssize_t len;
+
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_UID, &stx) < 0)
+        return walk_error(walk, -errno, err);
+    if (!S_ISLNK(stx.stx_mode))
+        return error_set(err, -ENOTDIR, "cannot open the directory of mount point '%s': '%s' in it is a file",
+                         walk->whole, name);
+    if (stx.stx_uid != 0 && stx.stx_uid != geteuid())
+        return error_set(
+            err, -EPERM,
+            "the path of mount point '%s' goes through a symbolic link of user id %u, '%s', which could lead it "
+            "to any file: give a path without it",
+            walk->whole, stx.stx_uid, name);
+    len = readlinkat(fd, "", target, MOUNTER_PATH_MAX);
+    if (len < 0 || ++walk->links > LINKS_MAX)
+        return walk_error(walk, len < 0 ? -errno : -ELOOP, err);
+    target[len] = '\0';
+    if ((size_t)len + strlen(walk->rest) + 2 > sizeof(target))
+        return walk_error(walk, -ENAMETOOLONG, err);
+    strcat(strcat(target, "/"), walk->rest);
+    strcpy(walk->rest, target);
+    return target[0] == '/' ? walk_to(walk, open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), err) : 0;
+}
+
+/* One component, which is taken from the rest. */
+static int walk_step(struct walk *walk, struct error *err)
+{
+    char *start = walk->rest + strspn(walk->rest, "/"), name[NAME_MAX + 1];
+    size_t len = strcspn(start, "/");
+    _cleanup_close_ int fd = -1;
+
+    if (len > NAME_MAX)
+        return walk_error(walk, -ENAMETOOLONG, err);
+    memcpy(name, start, len);
+    name[len] = '\0';
+    memmove(walk->rest, start + len, strlen(start + len) + 1);
+    if (len == 0 || strcmp(name, ".") == 0)
+        return 0;
+    /* As a folder, so that it is mounted if it comes by automount. */
+    fd = openat(walk->fd, name, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 || errno != ENOTDIR)
+        return walk_to(walk, TAKE_FD(fd), err);
+    fd = openat(walk->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    return fd < 0 ? walk_error(walk, -errno, err) : walk_link(walk, name, fd, err);
+}
+
+/* Open the folder dir of the mount point path, whose links are all root's or ours. 0 or -errno. */
+static int open_folder(const char *path, const char *dir, int *ret_fd, struct error *err)
+{
+    struct walk walk = { .whole = path, .fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) };
+    int r = walk.fd < 0 ? walk_error(&walk, -errno, err) : 0;
+
+    strcpy(walk.rest, dir);
+    while (r == 0 && walk.rest[0] != '\0')
+        r = walk_step(&walk, err);
+    if (r == 0)
+        *ret_fd = TAKE_FD(walk.fd);
+    close_fd(&walk.fd);
+    return r;
 }
 
 /* The kernel's name of the directory: absolute and free of symbolic links. */
@@ -65,10 +159,9 @@ int mount_point_open(const char *path, struct mount_point *ret_point, struct err
 
     if (r < 0)
         return r;
-    point.parent_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (point.parent_fd < 0)
-        return error_set(err, -errno, "cannot open the directory of mount point '%s' as user id %u: %s", path,
-                         (unsigned)geteuid(), strerror(errno));
+    r = open_folder(path, dir, &point.parent_fd, err);
+    if (r < 0)
+        return r;
     r = resolve_path(&point, err);
     if (r < 0)
         return r;
@@ -115,8 +208,7 @@ int mount_point_check(const struct mount_point *point, struct error *err)
         return error_set(err, -ELOOP, "mount point '%s' is a symbolic link: give the path of the file itself",
                          point->path);
     if (S_ISDIR(point->mode))
-        return error_set(err, -EISDIR, "mount point '%s' is a directory: give the path of a regular file",
-                         point->path);
+        return error_set(err, -EISDIR, "mount point '%s' is a directory: give the path of a regular file", point->path);
     if (!S_ISREG(point->mode))
         return error_set(err, -EINVAL, "mount point '%s' is not a regular file: create one for it", point->path);
     if (faccessat(point->parent_fd, point->name, W_OK, AT_EACCESS) == 0)

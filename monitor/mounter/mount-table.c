@@ -158,21 +158,29 @@ int mount_table_read(const char *path, char **ret_table, struct error *err)
     return 0;
 }
 
+bool mount_table_next(const char **at, struct mount_row *ret_row)
+{
+    while (**at != '\0') {
+        const char *line = *at, *end = strchr(line, '\n');
+
+        *at = end == NULL ? line + strlen(line) : end + 1;
+        if (mount_row_parse(line, ret_row))
+            return true;
+    }
+    return false;
+}
+
 /* Calls match for each row until it returns true; true then. */
 static bool find_row(const char *table, bool (*match)(const struct mount_row *row, const void *arg), const void *arg,
                      struct mount_row *ret_row)
 {
-    for (const char *line = table; *line != '\0';) {
-        const char *end = strchr(line, '\n');
-        struct mount_row row;
+    struct mount_row row;
 
-        if (mount_row_parse(line, &row) && match(&row, arg)) {
+    while (mount_table_next(&table, &row)) {
+        if (match(&row, arg)) {
             *ret_row = row;
             return true;
         }
-        if (end == NULL)
-            break;
-        line = end + 1;
     }
     return false;
 }

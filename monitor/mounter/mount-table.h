@@ -29,6 +29,9 @@ bool mount_row_parse(const char *line, struct mount_row *ret_row);
 /* Read a mountinfo file into a NUL-terminated buffer that the caller frees. 0 or -errno. */
 int mount_table_read(const char *path, char **ret_table, struct error *err);
 
+/* The next row that has the documented form, *at being where to look; false at the end. */
+bool mount_table_next(const char **at, struct mount_row *ret_row);
+
 /* The row with this mount id; false if there is none. table is not changed. */
 bool mount_table_find(const char *table, uint64_t id, struct mount_row *ret_row);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What the monitor and its mounter say to each other over one SOCK_SEQPACKET socketpair. A datagram is one message;
- * each request gets exactly one reply, in order. Both sides are built together, so structs travel as they are; each
+ * each request gets exactly one reply, in any order. Both sides are built together, so structs travel as they are; each
  * still checks what it gets: the mounter because it is the one process that may have something setuid executed, the
  * monitor because it trusts nobody.
  *
@@ -12,19 +12,24 @@
 
 #include <stdint.h>
 
-#define MOUNTER_MAGIC       0x6d6e7472u /* "mntr" */
-#define MOUNTER_PATH_MAX    4096        /* with NUL: PATH_MAX of Linux */
-#define MOUNTER_ID_MAX      128         /* with NUL */
-#define MOUNTER_TEXT_MAX    512
-#define MOUNTER_PAIRS_MAX   8 /* pairs of /dev/fuse descriptors of one mount, one for each I/O thread */
-#define MOUNTER_DEVICES_MAX (2 * MOUNTER_PAIRS_MAX)
-#define MOUNTER_READ_MAX    1048576
-#define MOUNTER_MOUNTS_MAX  4096 /* mounts alive at once */
+#define MOUNTER_MAGIC        0x6d6e7472u /* "mntr" */
+#define MOUNTER_PATH_MAX     4096        /* with NUL: PATH_MAX of Linux */
+#define MOUNTER_ID_MAX       128         /* with NUL */
+#define MOUNTER_TEXT_MAX     512
+#define MOUNTER_PAIRS_MAX    8 /* pairs of /dev/fuse descriptors of one mount, one for each I/O thread */
+#define MOUNTER_DEVICES_MAX  (2 * MOUNTER_PAIRS_MAX)
+#define MOUNTER_READ_MAX     1048576
+#define MOUNTER_MOUNTS_MAX   4096  /* mounts alive at once */
+#define MOUNTER_REQUESTS_MAX 32    /* MOUNT requests that wait for their replies */
+#define MOUNTER_TIMEOUT_MS   10000 /* for one request: then it has failed */
+#define MOUNTER_CANCEL_MS    1000  /* for one that nobody needs any more */
+#define MOUNTER_STUCK_MS     4000  /* without progress, when the monitor is gone: then it gives up */
 
 enum mounter_type {
     MOUNTER_MOUNT = 1,
     MOUNTER_UNMOUNT,
     MOUNTER_REPLY,
+    MOUNTER_CANCEL,
 };
 
 enum mounter_allow_other {
@@ -45,7 +50,7 @@ struct mounter_mount {
     uint32_t pairs;          /* of descriptors, 1..MOUNTER_PAIRS_MAX */
     uint32_t max_read_bytes; /* a multiple of 4096, at most MOUNTER_READ_MAX */
     uint32_t reserved;
-    char id[MOUNTER_ID_MAX]; /* the export's, shown as the source of the mount */
+    char id[MOUNTER_ID_MAX];     /* the export's, shown as the source of the mount */
     char path[MOUNTER_PATH_MAX]; /* absolute */
 };
 
@@ -54,6 +59,14 @@ struct mounter_unmount {
     uint64_t mount; /* of struct mounter_reply */
     uint32_t lazy;  /* 0: fail with -EBUSY while the file is open; 1: detach at once */
     uint32_t reserved;
+};
+
+/*
+ * Nobody needs the mount that is being made: it is given up soon if nothing comes of it. The header's cookie is that of
+ * the MOUNT, whose reply comes all the same; there is none to this.
+ */
+struct mounter_cancel {
+    struct mounter_header header;
 };
 
 /*

@@ -15,7 +15,7 @@ from support import fuse, process
 from support.fuse import as_account, mount_point, mounts_on
 from support.images import MIB
 from support.process import wait_for
-from support.qmp import QmpError
+from support.qmp import Qmp, QmpError
 
 SIZE = 32 * MIB
 
@@ -128,6 +128,52 @@ def test_stopped_worker_is_removed_by_force(exports):
     exports.qmp.wait_event("BLOCK_EXPORT_DELETED", id="a", timeout=30)
     client.wait(30)
     free_again(exports.points["a"])
+
+
+def test_mount_point_below_a_stopped_export_is_refused_at_once(exports):
+    os.kill(exports.export_worker("a")["pid"], signal.SIGSTOP)
+    started = time.monotonic()
+    for path in (exports.points["a"] / "file", exports.points["a"] / ".." / exports.points["a"].name):
+        with pytest.raises(QmpError, match="'a.mnt' in it is a file|already used by export 'a'"):
+            exports.qmp.cmd("block-export-add", {"type": "fuse", "id": "c", "node-name": "b", "mountpoint": str(path)})
+    assert time.monotonic() - started < 5
+    os.kill(exports.export_worker("a")["pid"], signal.SIGCONT)
+
+
+def add_hanging(server, folder, image, ident):
+    """A second session that adds an export whose mount point hangs; the reply is not waited for."""
+    server.add_file(ident, image(f"{ident}.img", size=SIZE))
+    session = Qmp.connect(server.qmp_path)
+    session.send({"execute": "block-export-add", "arguments": {
+        "type": "fuse", "id": ident, "node-name": ident, "mountpoint": str(folder / "folder" / "file")}})
+    return session
+
+
+def test_mount_point_that_hangs_holds_up_no_other_export(exports, image, tmp):
+    with fuse.hanging_file_system(tmp / "hanging") as hanging:
+        with add_hanging(exports, hanging.folder, image, "c") as session:
+            assert hanging.asked.wait(10)
+            for _ in range(5):
+                started = time.monotonic()
+                exports.qmp.cmd("block-export-del", {"id": "a"})
+                fuse.export(exports, "a", exports.points["a"], ident="a")
+                assert time.monotonic() - started < 3
+            answer = session.reply()
+            assert "does its file system hang?" in answer["error"]["desc"]
+            assert "c" not in exports.exports()
+
+
+def test_end_does_not_wait_for_a_mount_point_that_hangs(exports, image, tmp):
+    with fuse.hanging_file_system(tmp / "hanging") as hanging:
+        with add_hanging(exports, hanging.folder, image, "c"):
+            assert hanging.asked.wait(10)
+            started = time.monotonic()
+            exports.popen.terminate()
+            exports.popen.wait(20)
+            assert time.monotonic() - started < 10
+    for path in exports.points.values():
+        free_again(path)
+    monitor_is_dead_quietly(exports)
 
 
 def monitor_is_dead(server):

@@ -18,7 +18,7 @@ import time
 
 import pytest
 
-from support import process
+from support import fuse, process
 from support.server import ACCOUNT, give_to_account
 
 pytestmark = pytest.mark.control
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.control
 MAGIC = 0x6d6e7472
 MOUNT, UNMOUNT, REPLY = 1, 2, 3
 OFF, ON, AUTO = 0, 1, 2
-REPLY_BYTES = 16 + 8 + 4 + 4 + 4 + 4 + 512
+REPLY_BYTES = 16 + 8 + 8 + 4 + 4 + 4 + 4 + 512
 CONF = pathlib.Path("/etc/fuse.conf")
 
 
@@ -45,10 +45,10 @@ def as_account(*argv, **kwargs):
 class Reply:
     def __init__(self, data, fds):
         assert len(data) == REPLY_BYTES
-        magic, kind, self.cookie, self.mount, self.code, self.allow_other, self.devices, _ = struct.unpack_from(
-            "<IIQQiIII", data)
+        magic, kind, self.cookie, self.mount, self.device, self.code, self.allow_other, self.devices, _ = struct.unpack_from(
+            "<IIQQQiIII", data)
         assert (magic, kind) == (MAGIC, REPLY)
-        self.text = data[40:].split(b"\0")[0].decode()
+        self.text = data[48:].split(b"\0")[0].decode()
         self.fds = fds
         assert len(fds) == self.devices
 
@@ -79,6 +79,9 @@ class Mounter:
 
     def request(self, message):
         self.sock.send(message)
+        return self.reply()
+
+    def reply(self):
         poll = select.poll()  # select() takes no descriptor above 1023
         poll.register(self.sock, select.POLLIN)
         ready = poll.poll(30000)
@@ -91,11 +94,17 @@ class Mounter:
             fds.frombytes(value)
         return Reply(data, list(fds))
 
-    def mount(self, path, allow_other=OFF, pairs=1, ident="exp0", max_read=1 << 20):
+    def ask_mount(self, path, allow_other=OFF, pairs=1, ident="exp0", max_read=1 << 20):
+        """Without waiting for the reply; its cookie."""
         self.cookie += 1
-        reply = self.request(struct.pack("<IIQIIII128s4096s", MAGIC, MOUNT, self.cookie, allow_other, pairs, max_read, 0,
-                                         ident.encode(), os.fsencode(str(path))))
-        assert reply.cookie == self.cookie
+        self.sock.send(struct.pack("<IIQIIII128s4096s", MAGIC, MOUNT, self.cookie, allow_other, pairs, max_read, 0,
+                                   ident.encode(), os.fsencode(str(path))))
+        return self.cookie
+
+    def mount(self, path, **members):
+        cookie = self.ask_mount(path, **members)
+        reply = self.reply()
+        assert reply.cookie == cookie
         return reply
 
     def unmount(self, mount, lazy=False):
@@ -368,6 +377,14 @@ def test_holds_nothing_but_its_socket(mounter, point):
     reply.close()
 
 
+def test_leaves_no_process_behind(mounter, point, tmp):
+    reply = mounter.mount(point)
+    mounter.mount(tmp / "missing")
+    mounter.unmount(reply.mount)
+    reply.close()
+    process.wait_for(lambda: process.children_of(mounter.popen.pid) == [], "its children to be reaped")
+
+
 def in_namespace(program, script):
     """A mounter in a mount namespace of its own that script has prepared."""
     process.need("unshare", "setpriv")
@@ -425,4 +442,225 @@ def test_read_only_file_system_is_explained(program, point):
     m = in_namespace(program, f"mount --bind {point.parent} {point.parent}; mount -o remount,bind,ro {point.parent}")
     reply = m.mount(point)
     assert reply.code == -30 and "on a read-only file system" in reply.text
+    m.end()
+
+
+# ---- Who hangs, and who dies ----
+
+def new_point(path):
+    path.write_bytes(b"below")
+    give_to_account(path)
+    return path
+
+
+def test_mount_point_that_hangs_holds_up_nobody(mounter, point, tmp):
+    with fuse.hanging_file_system(tmp / "hanging") as hanging:
+        cookies = {mounter.ask_mount(hanging.folder / f"folder{i}" / "file", ident=f"bad{i}") for i in range(3)}
+        assert hanging.asked.wait(10)
+        for i in range(5):
+            started = time.monotonic()
+            reply = mounter.mount(point, ident=f"good{i}")
+            assert reply.code == 0, reply.text
+            reply.close()
+            assert mounter.unmount(reply.mount).code == 0
+            assert time.monotonic() - started < 3
+        for _ in range(3):
+            reply = mounter.reply()
+            cookies.remove(reply.cookie)
+            assert reply.code == -110 and "does its file system hang?" in reply.text, reply.text
+        assert mounter.mount(point).code == 0
+
+
+def test_end_does_not_wait_for_a_mount_point_that_hangs(mounter, point, tmp):
+    with fuse.hanging_file_system(tmp / "hanging") as hanging:
+        reply = mounter.mount(point)
+        reply.close()
+        mounter.ask_mount(hanging.folder / "file")
+        assert hanging.asked.wait(10)
+        started = time.monotonic()
+        mounter.end()
+        assert time.monotonic() - started < 8
+        assert mounts_on(point) == []
+
+
+def test_mount_that_is_given_up_leaves_nothing(mounter, tmp):
+    with fuse.hanging_file_system(tmp / "hanging") as hanging:
+        mounter.ask_mount(hanging.folder / "file")
+        assert hanging.asked.wait(10)
+        assert mounter.reply().code == -110
+        assert process.children_of(mounter.popen.pid) != []
+    process.wait_for(lambda: process.children_of(mounter.popen.pid) == [], "what was given up to end")
+
+
+def test_many_mounts_at_once(mounter, tmp):
+    points = [new_point(tmp / f"m{i}") for i in range(32)]
+    for _ in range(2):
+        cookies = {mounter.ask_mount(path, ident=f"e{i}"): path for i, path in enumerate(points)}
+        replies = [mounter.reply() for _ in points]
+        assert {reply.cookie for reply in replies} == set(cookies)
+        assert [reply.text for reply in replies if reply.code != 0] == []
+        assert all(len(mounts_on(path)) == 1 for path in points)
+        for reply in replies:
+            reply.close()
+            mounter.cookie += 1
+            mounter.sock.send(struct.pack("<IIQQII", MAGIC, UNMOUNT, mounter.cookie, reply.mount, 0, 0))
+        assert [mounter.reply().code for _ in points] == [0] * len(points)
+        assert not any(mounts_on(path) for path in points)
+
+
+def test_of_two_mounts_on_one_file_at_once_one_is_made(mounter, point):
+    for _ in range(5):
+        for ident in ("one", "two"):
+            mounter.ask_mount(point, ident=ident)
+        replies = sorted((mounter.reply() for _ in range(2)), key=lambda reply: reply.code)
+        assert [reply.code for reply in replies] == [-17, 0] and "already used by export" in replies[0].text
+        assert len(mounts_on(point)) == 1
+        replies[1].close()
+        assert mounter.unmount(replies[1].mount).code == 0
+
+
+def take_replies(mounter):
+    """All that it has sent before it died; how many mounts it has told of."""
+    told = 0
+    while True:
+        try:
+            reply = mounter.reply()
+        except (AssertionError, OSError):
+            return told
+        told += reply.code == 0
+        reply.close()
+
+
+@pytest.mark.parametrize("delay", [0, 0.002, 0.005, 0.01, 0.02, 0.05])
+@pytest.mark.parametrize("who", ["monitor", "mounter"])
+def test_nothing_is_left_when_it_or_the_monitor_dies_while_mounting(mounter, tmp, who, delay):
+    points = [new_point(tmp / f"m{i}") for i in range(4)]
+    for i, path in enumerate(points):
+        mounter.ask_mount(path, ident=f"e{i}")
+    time.sleep(delay)
+    if who == "monitor":
+        mounter.sock.close()
+        mounter.popen.wait(20)
+    else:
+        # What it has told of is the monitor's to know, and a later run's to clean up; what it has not, its children undo.
+        mounter.popen.kill()
+        mounter.popen.wait(20)
+        told = take_replies(mounter)
+        process.wait_for(lambda: sum(len(mounts_on(path)) for path in points) <= told, "what nobody knows of to be undone")
+        for path in points:
+            if mounts_on(path):
+                process.run("umount", path)
+    assert not any(mounts_on(path) for path in points)
+
+
+# ---- Mount points that somebody tampers with ----
+
+def test_symbolic_link_of_somebody_else_is_not_followed(mounter, point, tmp):
+    if os.getuid() != 0:
+        pytest.skip("needs a link of another account")
+    link = tmp / "link"
+    link.symlink_to(point.parent)
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    for path in (link / point.name, link / "." / ".." / point.parent.name / point.name):
+        reply = mounter.mount(path)
+        assert reply.code == -1 and "symbolic link of user id 65534, 'link'" in reply.text, reply.text
+    assert mounts_on(point) == []
+    for owner in (0, pwd.getpwnam(ACCOUNT).pw_uid):
+        os.chown(link, owner, owner, follow_symlinks=False)
+        reply = mounter.mount(link / point.name)
+        assert reply.code == 0 and len(mounts_on(point)) == 1
+        reply.close()
+        mounter.unmount(reply.mount)
+
+
+def test_symbolic_links_without_end_are_refused(mounter, tmp):
+    (tmp / "a").symlink_to("b/x")
+    (tmp / "b").symlink_to(tmp / "a")
+    reply = mounter.mount(tmp / "a" / "file")
+    assert reply.code == -40 and "Too many levels of symbolic links" in reply.text
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_folder_that_was_moved(mounter, tmp, lazy):
+    """The mount is found where it is, whatever is in its old place: here a link to a folder with another mount."""
+    for name in ("folder", "other", "new"):
+        (tmp / name).mkdir()
+    reply = mounter.mount(new_point(tmp / "folder" / "file"))
+    other = mounter.mount(new_point(tmp / "other" / "file"), ident="other")
+    os.rename(tmp / "folder", tmp / "new" / "moved")
+    (tmp / "folder").symlink_to(tmp / "other")
+    done = mounter.unmount(reply.mount, lazy)
+    assert done.code == 0, done.text
+    assert mounts_on(tmp / "new" / "moved" / "file") == [] and len(mounts_on(tmp / "other" / "file")) == 1
+    assert (tmp / "new" / "moved" / "file").read_bytes() == b"below"
+    reply.close()
+    other.close()
+
+
+def test_end_unmounts_in_a_folder_that_was_moved(mounter, tmp):
+    for name in ("folder", "new"):
+        (tmp / name).mkdir()
+    mounter.mount(new_point(tmp / "folder" / "file")).close()
+    os.rename(tmp / "folder", tmp / "new" / "moved")
+    mounter.end()
+    assert mounts_on(tmp / "new" / "moved" / "file") == []
+
+
+def test_folder_that_was_moved_where_the_account_may_not_go(mounter, tmp):
+    """fusermount3 cannot unmount there; but it is tried until it can be done."""
+    if os.getuid() != 0:
+        pytest.skip("needs a folder of another account")
+    (tmp / "folder").mkdir()
+    (tmp / "closed").mkdir(mode=0o700)
+    reply = mounter.mount(new_point(tmp / "folder" / "file"))
+    reply.close()
+    os.rename(tmp / "folder", tmp / "closed" / "moved")
+    done = mounter.unmount(reply.mount, lazy=True)
+    assert done.code == -13 and "closed/moved/file' as user id" in done.text, done.text
+    os.chmod(tmp / "closed", 0o755)
+    process.wait_for(lambda: mounts_on(tmp / "closed" / "moved" / "file") == [], "the mount to go")
+    process.wait_for(lambda: mounter.unmount(reply.mount).code == -2, "the mounter to forget it")
+
+
+@pytest.fixture
+def helper(program, tmp):
+    """Has a mounter whose fusermount3 is a script; the real one is $REAL in it."""
+    process.need("fusermount3")
+
+    def make(script):
+        real = tmp / "fusermount3"
+        shutil.copy("/usr/bin/fusermount3", real)
+        os.chmod(real, 0o4755)
+        (tmp / "script").write_text(f"#!/bin/sh\nREAL={real} TMP={tmp}\n{script}\n")
+        os.chmod(tmp / "script", 0o755)
+        return in_namespace(program, f"mount --bind {tmp}/script /usr/bin/fusermount3")
+
+    return make
+
+
+def test_mount_that_came_to_be_elsewhere_is_undone(helper, point, tmp):
+    """fusermount3 goes by path, and whoever may rename a folder of it may have exchanged that in the meantime."""
+    victim = new_point(tmp / "victim")
+    m = helper(f'[ "$1" = -o ] && exec "$REAL" -o "$2" -- {victim}\nexec "$REAL" "$@"')
+    reply = m.mount(point)
+    assert reply.code == -11 and "was changed while it was mounted on; the mount has been undone" in reply.text, reply.text
+    with open(f"/proc/{m.popen.pid}/mountinfo") as table:
+        assert not [line for line in table if line.split(" ")[4] in (str(victim), str(point))]
+    m.end()
+
+
+@pytest.mark.parametrize("script, words", [
+    ("exit 3", "failed with status 3 and without a word; is /usr/bin/fusermount3 setuid root, may this account open "
+               "/dev/fuse, does /etc/fuse.conf allow what was asked for (user_allow_other, mount_max)"),
+    ("kill -9 $$", "was killed by signal 9 (Killed)"),
+    ("echo fusermount3: mount failed: Permission denied >&2; exit 1", "mount failed: Permission denied; AppArmor, SELinux"),
+    ("printf 'a\\033[31mb\\nc\\377' >&2; exit 1", "a?[31mb;c?"),
+    ("head -c 100000 /dev/zero | tr '\\0' x >&2; exit 1", "x" * 200),
+    ("exit 0", "fusermount3 sent no descriptor"),
+])
+def test_failure_of_fusermount3_is_explained(helper, point, script, words):
+    m = helper(script)
+    reply = m.mount(point)
+    assert reply.code < 0 and f"cannot mount on '{point}': " in reply.text and words in reply.text, reply.text
+    assert len(reply.text) < 511
     m.end()

@@ -174,7 +174,7 @@ def test_opener_is_confined(running):
         assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
         limits = sandbox.limits(pid)
         assert limits["Max core file size"] == limits["Max msgqueue size"] == ("0", "0")
-        assert limits["Max open files"] == ("64", "64")
+        assert limits["Max open files"] == ("1024", "1024")
         assert os.stat(f"/proc/{pid}/mem").st_uid == 0
 
 
@@ -185,7 +185,7 @@ def test_mounter_is_bounded(running):
     account = pwd.getpwnam(ACCOUNT)
     assert status["Uid"].split() == [str(account.pw_uid)] * 4 and status["Gid"].split() == [str(account.pw_gid)] * 4
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
-    assert limits["Max core file size"] == ("0", "0") and limits["Max open files"] == ("64", "64")
+    assert limits["Max core file size"] == ("0", "0") and limits["Max open files"] == ("1024", "1024")
     assert os.stat(f"/proc/{mounter}/mem").st_uid == 0
 
 

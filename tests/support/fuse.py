@@ -2,8 +2,12 @@
 """FUSE exports: mount points, and clients that may use them. Without allow-other only the service account may."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
+import select
+import struct
+import threading
 
 import pytest
 
@@ -81,3 +85,60 @@ def fuse_conf(text):
             CONF.unlink()
         else:
             CONF.write_text(old)
+
+
+FUSE_INIT = 26
+
+
+class HangingFileSystem:
+    """A file system on FUSE whose server agreed to serve it and then answers nothing, until it is let go."""
+
+    def __init__(self, folder):
+        if os.getuid() != 0:
+            pytest.skip("only root may mount this way")
+        folder.mkdir()
+        self.folder = folder
+        self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        libc = ctypes.CDLL(None, use_errno=True)
+        options = f"fd={self.fd},rootmode=40755,user_id=0,group_id=0,allow_other"
+        if libc.mount(b"hanging", os.fsencode(folder), b"fuse.hanging", 0, options.encode()) != 0:
+            pytest.skip(f"cannot mount: {os.strerror(ctypes.get_errno())}")
+        request = os.read(self.fd, 1 << 17)
+        length, opcode, unique = struct.unpack_from("<IIQ", request)
+        assert opcode == FUSE_INIT
+        body = struct.pack("<IIIIHHII", 7, 31, 1 << 16, 0, 12, 9, 1 << 16, 1) + bytes(64 - 32)
+        os.write(self.fd, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
+        self.asked = threading.Event()
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._take)
+        self.thread.start()
+
+    def _take(self):
+        """Take requests: whoever waits for one that has been taken cannot even be killed."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        while not self.stop.is_set():
+            if poll.poll(50):
+                try:
+                    os.read(self.fd, 1 << 17)
+                    self.asked.set()
+                except OSError:
+                    return
+
+    def let_go(self):
+        """Whoever waits gets an error."""
+        if self.fd >= 0:
+            self.stop.set()
+            self.thread.join()
+            os.close(self.fd)
+            self.fd = -1
+            process.run("umount", "-l", self.folder)
+
+
+@contextlib.contextmanager
+def hanging_file_system(folder):
+    hanging = HangingFileSystem(folder)
+    try:
+        yield hanging
+    finally:
+        hanging.let_go()

@@ -108,6 +108,31 @@ static void do_close_pipe(struct worker *worker, struct error *err)
     do_hang(worker, err);
 }
 
+static void do_shut_control(struct worker *worker, struct error *err)
+{
+    shutdown(3, SHUT_RDWR);
+    do_hang(worker, err);
+}
+
+static void do_stop_reading_control(struct worker *worker, struct error *err)
+{
+    shutdown(3, SHUT_RD);
+    do_hang(worker, err);
+}
+
+static void do_stop_writing_control(struct worker *worker, struct error *err)
+{
+    shutdown(3, SHUT_WR);
+    do_hang(worker, err);
+}
+
+static void do_write_control(struct worker *worker, struct error *err)
+{
+    if (send(3, "hello", 5, 0) != 5)
+        _exit(9);
+    do_hang(worker, err);
+}
+
 static void do_flood(struct worker *worker, struct error *err)
 {
     for (unsigned i = 0; i < 2000; i++)
@@ -187,6 +212,10 @@ static const struct {
     { "wrong-state", do_wrong_state },
     { "ready-without-layers", do_ready_without_layers },
     { "close-pipe", do_close_pipe },
+    { "shut-control", do_shut_control },
+    { "stop-reading-control", do_stop_reading_control },
+    { "stop-writing-control", do_stop_writing_control },
+    { "write-control", do_write_control },
     { "flood", do_flood },
     { "libc", do_libc },
 };

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/base/log.h"
@@ -537,6 +538,40 @@ static void test_errors_closed_status_pipe(void **state)
     assert_protocol_kill(*state, "close-pipe", "closed its status pipe");
 }
 
+static void test_errors_control_socket_that_is_shut_down(void **state)
+{
+    assert_protocol_kill(*state, "shut-control", "shut its control socket down");
+}
+
+static void test_errors_control_socket_that_is_half_shut_down(void **state)
+{
+    assert_protocol_kill(*state, "stop-writing-control", "shut its control socket down");
+}
+
+static void test_errors_control_socket_that_is_written_to(void **state)
+{
+    assert_protocol_kill(*state, "write-control", "wrote to its control socket");
+}
+
+/* Which shows in what is sent to it. */
+static void test_errors_control_socket_that_takes_nothing(void **state)
+{
+    struct timespec tick = { .tv_nsec = 10000000 };
+    struct fixture *f = *state;
+    struct ipc_drain drain;
+    int r = 0;
+
+    signal(SIGPIPE, SIG_IGN);
+    start(f, "stop-reading-control");
+    for (unsigned i = 0; i < 500 && r == 0; i++) {
+        r = worker_send(f->worker, IPC_DRAIN, &drain, sizeof(drain), NULL, 0);
+        nanosleep(&tick, NULL);
+    }
+    assert_int_equal(r, -EPIPE);
+    assert_ended(f, -1, SIGKILL, "shut its control socket down");
+    assert_false(f->exit.expected);
+}
+
 static void test_errors_messages_that_do_not_fit_are_not_sent(void **state)
 {
     struct fixture *f = *state;
@@ -654,6 +689,10 @@ int main(void)
         WORKER_TEST(test_errors_record_in_the_wrong_state),
         WORKER_TEST(test_errors_ready_without_required_layers),
         WORKER_TEST(test_errors_closed_status_pipe),
+        WORKER_TEST(test_errors_control_socket_that_is_shut_down),
+        WORKER_TEST(test_errors_control_socket_that_is_half_shut_down),
+        WORKER_TEST(test_errors_control_socket_that_is_written_to),
+        WORKER_TEST(test_errors_control_socket_that_takes_nothing),
         WORKER_TEST(test_errors_messages_that_do_not_fit_are_not_sent),
         WORKER_TEST(test_errors_worker_that_does_not_read),
         WORKER_TEST(test_errors_boot_that_does_not_fit_is_not_sent),

@@ -5,7 +5,7 @@
  * block-export-del answers as qemu-storage-daemon does: an export without clients is gone, and its event sent, before
  * the reply; one whose clients are dropped (mode=hard) is gone when its event comes, after the reply. A client whose
  * handshake just ended may know that it is connected before we do, so mode=safe waits a moment while there are any
- * such.
+ * such; and one that has just gone may not have been missed by the worker, so it is asked before mode=safe refuses.
  *
  * An export whose worker is lost (monitor/worker/worker.h) ends for clients of QMP, the NBD server, and the end of the
  * program: its event comes and its id is free. Its use of the node goes on until the worker is gone, and with it the
@@ -699,9 +699,6 @@ static int check_del(const struct export *export, const char *id, enum block_exp
         return error_set(err, -EBUSY, "Export '%s' is already shutting down", id);
     if ((mode == BLOCK_EXPORT_REMOVE_HIDE || mode == BLOCK_EXPORT_REMOVE_SOFT) && export->type->hide == NULL)
         return error_set(err, -ENOTSUP, "export '%s' is of a type that knows no mode but 'safe' and 'hard'", id);
-    if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->remove_safely == NULL && export->type->clients(export) > 0)
-        return error_set(err, -EBUSY, "export '%s' still in use, clients are connected: %u (mode 'hard' drops them)",
-                         id, export->type->clients(export));
     return 0;
 }
 
@@ -723,7 +720,9 @@ static void remove_unless_used(struct export *export)
     struct qmp_reply *reply = TAKE_PTR(export->del_reply);
     struct error err = { 0 };
 
-    if (check_del(export, export->id, BLOCK_EXPORT_REMOVE_SAFE, &err) < 0) {
+    if (export->type->clients(export) > 0) {
+        error_set(&err, -EBUSY, "export '%s' still in use, clients are connected: %u (mode 'hard' drops them)",
+                  export->id, export->type->clients(export));
         qmp_reply_error(reply, &err);
     } else {
         export->del_reply = reply;
@@ -738,7 +737,7 @@ static void remove_unless_used(struct export *export)
 static bool is_settled(const struct export *export)
 {
     if (export->del_mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->clients(export) > 0)
-        return true;
+        return export->recounted || now_ns() >= export->recount_until_ns;
     return export->type->unsettled == NULL || !export->type->unsettled(export) || now_ns() >= export->settle_until_ns;
 }
 
@@ -746,7 +745,8 @@ static void settle(struct export *export)
 {
     const struct timeval tick = { .tv_usec = 2000 };
 
-    if (export->state == EXPORT_DRAINING) /* somebody else was faster; the reply comes with its end */
+    /* Somebody else was faster, and the reply comes with its end; or it has been answered. */
+    if (export->state == EXPORT_DRAINING || export->del_reply == NULL)
         return;
     if (!is_settled(export) && export->settle_timer != NULL && evtimer_add(export->settle_timer, &tick) == 0)
         return;
@@ -767,6 +767,16 @@ static void start_to_settle(struct export *export, enum block_export_remove_mode
     if (export->settle_timer == NULL)
         export->settle_timer = evtimer_new(export->monitor->base, settle_again, export);
     export->settle_until_ns = now_ns() + EXPORT_SETTLE_MS * UINT64_C(1000000);
+    export->recount_until_ns = now_ns() + EXPORT_RECOUNT_MS * UINT64_C(1000000);
+    export->recounted = false;
+    if (mode == BLOCK_EXPORT_REMOVE_SAFE && export->type->recount != NULL && export->type->clients(export) > 0)
+        export->type->recount(export);
+    settle(export);
+}
+
+void export_recounted(struct export *export)
+{
+    export->recounted = true;
     settle(export);
 }
 

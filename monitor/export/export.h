@@ -21,6 +21,7 @@ struct graph_node;
 struct monitor;
 
 #define EXPORT_DRAIN_MS  10000 /* for requests in flight to finish; then the worker is killed */
+#define EXPORT_RECOUNT_MS 50    /* for mode=safe to hear of clients that have just left */
 #define EXPORT_SETTLE_MS 250   /* for modes safe, hide and soft to wait for clients that are on their way */
 
 /* A type of exports, one row. All run on the loop. */
@@ -48,6 +49,11 @@ struct export_type {
      * safe, hide and soft wait a moment. NULL: cannot be.
      */
     bool (*unsettled)(const struct export *export);
+    /*
+     * Have clients() tell who is there now: export_recounted() follows. A client that has just closed its connection
+     * may not have been missed yet. NULL: it is told soon, and mode=safe waits a moment.
+     */
+    void (*recount)(struct export *export);
     /*
      * mode=safe, when only a try can tell whether somebody uses it: 0 if that is under way; export_drain() or
      * export_keep() ends it. NULL: clients() tells.
@@ -119,6 +125,8 @@ struct export {
     struct qmp_reply *del_reply;    /* owed while draining, if a client waits for the end; or while unsettled */
     struct event *settle_timer;     /* NULL unless it was needed */
     uint64_t settle_until_ns;
+    uint64_t recount_until_ns;
+    bool recounted;
     enum block_export_remove_mode del_mode; /* while unsettled */
     struct error failure;           /* why it could not start */
     void *priv;                     /* the type's own */
@@ -156,6 +164,9 @@ void export_drain(struct export *export);
 
 /* What running() put off has come to its end: the export serves (err is NULL), or could not start. */
 void export_started(struct export *export, const struct error *err);
+
+/* For types with recount(): clients() is right. */
+void export_recounted(struct export *export);
 
 /* For types with hide(): clients() has become smaller. */
 void export_client_left(struct export *export);

@@ -91,7 +91,14 @@ static int probed(struct nbd_export *nbd, uint64_t serial)
     set_silent(nbd, false);
     if (nbd->probe_again)
         nbd_export_probe(nbd);
+    else if (nbd->server->tls_creds == NULL) /* with TLS a relay has to notice first, which is waited for */
+        export_recounted(nbd->export);
     return 0;
+}
+
+static void nbd_recount(struct export *export)
+{
+    nbd_export_probe(export->priv);
 }
 
 /* ---- Life ---- */
@@ -276,6 +283,7 @@ const struct export_type export_type_nbd = {
     .resized = nbd_resized,
     .clients = nbd_clients,
     .unsettled = nbd_unsettled,
+    .recount = nbd_recount,
     .hide = nbd_hide,
     .close = nbd_close,
     .free = nbd_free,

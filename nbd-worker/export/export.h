@@ -148,6 +148,7 @@ struct nbd_thread {
     struct io_task drain_task;
     struct io_task drained_task; /* posted to the control loop */
     struct io_task probe_task;
+    bool probe_seen;            /* it has been once round */
     struct io_task probed_task; /* posted to the control loop */
     struct nbd_client *clients;
     struct nbd_client *dirty;
@@ -217,7 +218,10 @@ void nbd_export_set_thread(struct nbd_export *export, unsigned index, struct io_
 int nbd_export_add_client(struct nbd_export *export, int *fd, const struct ipc_nbd_negotiated *negotiated,
                           struct error *err);
 
-/* See that all threads run, and have taken the clients they were given; probed() follows. -EBUSY: one is under way. */
+/*
+ * See that all threads run, and have taken the clients they were given, and let go of those that have left; probed()
+ * follows. -EBUSY: one is under way.
+ */
 int nbd_export_probe(struct nbd_export *export, uint64_t serial);
 
 /* Answer requests from now on with NBD_ESHUTDOWN; clients leave when they like. */

@@ -139,11 +139,19 @@ static void thread_drain(struct io_task *task)
     tell_if_drained(thread);
 }
 
-/* Once round: whoever has a request that blocks its thread does not come by. */
+/*
+ * Once round: whoever has a request that blocks its thread does not come by, and all that sockets had to tell when the
+ * probe was sent has been heard, the end of a client for one.
+ */
 static void thread_probe(struct io_task *task)
 {
     struct nbd_thread *thread = container_of(task, struct nbd_thread, probe_task);
 
+    thread->probe_seen = !thread->probe_seen;
+    if (thread->probe_seen) {
+        io_loop_post(thread->loop, task);
+        return;
+    }
     io_loop_post(thread->export->control_loop, &thread->probed_task);
 }
 

@@ -190,6 +190,24 @@ def test_without_clients_it_is_gone_at_once(disk, mode):
     assert disk.qmp.drain_events("BLOCK_EXPORT_DELETED")
 
 
+@pytest.mark.contract
+@pytest.mark.parametrize("end", ["disconnect", "close"])
+def test_safe_just_after_the_last_client_has_left(disk, end):
+    """A client that has gone does not count, though its worker may not have missed it yet; one that is there does."""
+    for _ in range(30):
+        disk.export("disk", id="e")
+        clients = [opened(disk) for _ in range(3)]
+        for client in clients[1:]:
+            getattr(client, end)()
+        assert "in use" in disk.qmp.error("block-export-del", {"id": "e"}).desc
+        assert clients[0].write(0, b"still there") == 0
+        getattr(clients[0], end)()
+        disk.qmp.cmd("block-export-del", {"id": "e", "mode": "safe"})
+        assert disk.exports() == {}
+        for client in clients:
+            client.close()
+
+
 def test_one_mode_after_another(disk):
     disk.export("disk", id="e")
     with opened(disk) as client:

@@ -1459,6 +1459,9 @@ static void test_safe_refuses_and_hard_drops(void **state)
     client = connect_client();
     assert_int_equal(report_negotiated(negotiator_of(1), 1, 1, 0, 0), 0);
     export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_SAFE, reply_to(&answer));
+    assert_int_equal(answer.count, 0); /* the worker is asked whether it is still there */
+    answer_probes();                   /* the one that was out when it came */
+    answer_probes();
     assert_true(answer.failed);
     assert_false(worker->asked_to_go);
     export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_HARD, reply_to(&answer));
@@ -1470,6 +1473,38 @@ static void test_safe_refuses_and_hard_drops(void **state)
     assert_true(answer.failed);
     report_gone(worker, 0);
     assert_string_equal(events, "BLOCK_EXPORT_DELETED(e) ");
+    close(client);
+}
+
+static struct answer safe_answer;
+static bool safe_was_answered(void)
+{
+    return safe_answer.count > 0;
+}
+
+static void test_safe_removes_when_the_last_client_has_just_left(void **state)
+{
+    struct worker_handle *worker;
+    int client;
+
+    start_server_ready(100);
+    add_node("n");
+    worker = add_running("e", "n", "e");
+    client = establish(1, 1);
+    worker->hung = true; /* a worker that does not answer is as good as one whose clients are there */
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_SAFE, reply_to(&safe_answer));
+    turn_until(safe_was_answered);
+    assert_true(safe_answer.failed);
+    worker->hung = false;
+    answer_probes();
+    answer_probes();
+    export_del(monitor.exports, "e", BLOCK_EXPORT_REMOVE_SAFE, reply_to(&safe_answer));
+    assert_int_equal(safe_answer.count, 0);
+    assert_int_equal(report_client_gone(worker, 1), 0);
+    answer_probes();
+    assert_true(worker->asked_to_go);
+    report_gone(worker, 0);
+    assert_true(safe_answer.count == 1 && !safe_answer.failed);
     close(client);
 }
 
@@ -1677,6 +1712,7 @@ int main(void)
         SERVER_TEST(test_a_read_only_export_whose_worker_claims_to_write_is_ended),
         SERVER_TEST(test_a_worker_that_dies_takes_its_own_export_down),
         SERVER_TEST(test_safe_refuses_and_hard_drops),
+        SERVER_TEST(test_safe_removes_when_the_last_client_has_just_left),
         SERVER_TEST(test_an_idle_export_is_gone_before_the_reply),
         SERVER_TEST(test_safe_waits_for_a_handshake_that_may_be_over),
         SERVER_TEST(test_safe_does_not_wait_long_for_a_silent_client),

@@ -8,7 +8,7 @@
 #include "monitor/qmp/commands.h"
 
 /* For all images together to be looked at, before a query is answered with what was known of them. */
-#define QUERY_MS 75
+#define QUERY_MS 40
 
 static void answer(void *opaque, const struct error *err)
 {

@@ -76,7 +76,7 @@ static const struct sandbox_call file_calls[] = {
     CALL(lseek),     CALL(pread64),   CALL(preadv),     CALL(preadv2),    CALL(pwrite64),   CALL(pwritev),
     CALL(pwritev2),  CALL(ftruncate), CALL(fsync),       CALL(fdatasync),  CALL(fadvise64),
     CALL(flock),     CALL(unlink),    CALL(unlinkat),   CALL(rename),     CALL(renameat),   CALL(renameat2),
-    CALL(link),      CALL(linkat),    CALL(mkdir),      CALL(mkdirat),    CALL(rmdir),      CALL(fchmod),
+    CALL(link),      CALL(linkat),    CALL(mkdir),      CALL(mkdirat),    CALL(rmdir),      CALL(fchmod),    CALL(fchownat),
     CALL(chmod),     CALL(fchmodat),  CALL(sync_file_range), CALL(sendfile), CALL(splice),
     CALL(mincore),
     CALL_EQ(fallocate, 1, 0), CALL_EQ(fallocate, 1, FALLOC_FL_KEEP_SIZE), CALL_EQ(fallocate, 1, FALLOC_FL_ZERO_RANGE),

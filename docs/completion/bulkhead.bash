@@ -10,14 +10,16 @@ _bulkhead_words()
             force-share= discard= cache.direct= cache.no-flush= aio= locking= file= offset= size= latency-ns=
             read-zeroes= image= inject-error.'
         ;;
-    --nbd-server) echo 'addr.type= addr.path= addr.abstract= addr.tight= addr.host= addr.port= addr.to= addr.ipv4=
+    --nbd-server) echo 'addr.type= addr.path= addr.abstract= addr.tight= addr.__org.bulkhead_mode=
+            addr.__org.bulkhead_group= addr.host= addr.port= addr.to= addr.ipv4=
             addr.ipv6= addr.numeric= addr.keep-alive= addr.cid= addr.str= tls-creds= tls-authz= max-connections=
             handshake-max-seconds= __org.bulkhead_max-connections-per-peer=' ;;
     --export) echo 'nbd, vhost-user-blk, fuse, type= id= node-name= writable= writethrough= name= description=
-            allocation-depth= __org.bulkhead_max-connections= addr.type= addr.path= addr.abstract= addr.tight= addr.str= num-queues=
+            allocation-depth= __org.bulkhead_max-connections= addr.type= addr.path= addr.abstract= addr.tight=
+            addr.__org.bulkhead_mode= addr.__org.bulkhead_group= addr.str= num-queues=
             logical-block-size= __org.bulkhead_poll-max-ns= mountpoint= growable= allow-other=' ;;
-    --chardev) echo 'socket, stdio, null, backend= id= path= abstract= tight= host= port= to= ipv4= ipv6= fd= server=
-            wait=' ;;
+    --chardev) echo 'socket, stdio, null, backend= id= path= abstract= tight= __org.bulkhead_mode=
+            __org.bulkhead_group= host= port= to= ipv4= ipv6= fd= server= wait=' ;;
     --monitor) echo 'chardev= pretty=' ;;
     --object)
         echo 'secret, tls-creds-x509, tls-creds-psk, tls-creds-anon, authz-simple, authz-list, authz-list-file,

@@ -222,7 +222,8 @@ static int build_address(const struct chardev_socket *options, struct socket_add
         return error_set(err, -EINVAL, "a socket needs one of the options 'path', 'port' (with 'host') and 'fd'");
     if (options->path != NULL) {
         addr.type = SOCKET_ADDRESS_UNIX;
-        addr.unix_ = (struct unix_socket_address){ options->path, options->abstract, options->tight };
+        addr.unix_ = (struct unix_socket_address){ options->path, options->abstract, options->tight, options->mode,
+                                                   options->group };
     } else if (options->fd != NULL) {
         addr.fd.str = options->fd;
     } else {
@@ -255,6 +256,9 @@ static int check_socket_options(const struct chardev_socket *options, struct err
         return refuse(options->tls_creds != NULL ? "tls-creds" : "tls-authz", "use a unix socket", err);
     if (options->has_reconnect && options->reconnect != 0)
         return refuse("reconnect", "set it to 0, or let the client connect (server=on)", err);
+    if ((options->mode != NULL || options->group != NULL) && (!options->server || options->path == NULL))
+        return error_set(err, -EINVAL,
+                         "options '__org.bulkhead_mode' and '__org.bulkhead_group' need 'path' and server=on");
     if (!options->server && options->has_wait)
         return error_set(err, -EINVAL, "option 'wait' needs server=on");
     return 0;

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "monitor/qmp/schema-scalar.h"
+#include "monitor/qmp/socket-access.h"
 
 #define CLOSE_MAX_US 5000
 
@@ -123,15 +124,20 @@ static int unix_replace(const struct endpoint *endpoint, bool locked, struct err
     return 0;
 }
 
-static int unix_bind(int fd, const struct endpoint *endpoint, bool locked, struct error *err)
+/* locked says whether the folder is. */
+static int unix_bind(int fd, const struct endpoint *endpoint, const struct socket_access *access, bool locked,
+                     struct error *err)
 {
     const char *path = endpoint->un.sun_path;
     int r = 0;
 
     for (unsigned tries = 0; tries < 3; tries++) {
-        if (bind(fd, &endpoint->any, endpoint->len) == 0)
+        mode_t before = socket_access_begin(access);
+
+        r = bind(fd, &endpoint->any, endpoint->len) == 0 ? 0 : -errno;
+        socket_access_end(access, before);
+        if (r == 0)
             return 0;
-        r = -errno;
         if (r != -EADDRINUSE || path[0] == '\0')
             break;
         r = unix_replace(endpoint, locked, err);
@@ -164,13 +170,16 @@ static int listen_unix(const struct unix_socket_address *addr, enum socket_passi
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     _cleanup_close_ int folder = addr->abstract ? -1 : lock_folder(addr->path);
     struct endpoint endpoint;
+    struct socket_access access;
     struct stat st;
     int r = unix_endpoint(addr, &endpoint, err);
 
+    if (r == 0)
+        r = socket_access_parse(addr, &access, err);
     if (r == 0 && fd < 0)
         r = error_set(err, -errno, "socket: %s", strerror(errno));
     if (r == 0)
-        r = unix_bind(fd, &endpoint, folder >= 0, err);
+        r = unix_bind(fd, &endpoint, &access, folder >= 0, err);
     if (r < 0)
         return r;
     if (!addr->abstract && lstat(addr->path, &st) == 0) {
@@ -183,6 +192,9 @@ static int listen_unix(const struct unix_socket_address *addr, enum socket_passi
         unlink(addr->path);
         return r;
     }
+    r = socket_access_give(&access, addr->path, err);
+    if (r < 0)
+        return r;
     if (passing == SOCKET_REFUSES_DESCRIPTORS)
         refuse_descriptors(fd); /* sockets inherit it when a client connects, before they are accepted */
     if (listen(fd, SOCKET_BACKLOG) < 0)

@@ -24,12 +24,17 @@ static const struct schema_member inet_members[] = {
 static const struct schema_type schema_inet =
     SCHEMA_TYPE_STRUCT(struct inet_socket_address, "InetSocketAddress", inet_members, "An address of TCP.");
 
+#define MODE_DOC  "When listening, the mode of the socket's file, in octal; default: what the umask leaves."
+#define GROUP_DOC "When listening, the group of the socket's file, a name or number; the account must be a member."
+
 static const struct schema_member unix_members[] = {
     SCHEMA_MEMBER(struct unix_socket_address, path, "path", schema_str, "The socket's path."),
     SCHEMA_MEMBER_DEF(struct unix_socket_address, abstract, "abstract", schema_bool, "off",
                       "Whether path is a name in Linux's abstract namespace."),
     SCHEMA_MEMBER_DEF(struct unix_socket_address, tight, "tight", schema_bool, "on",
                       "Whether an abstract name ends where its text does, rather than being padded with NULs."),
+    SCHEMA_MEMBER_OPT(struct unix_socket_address, mode, "__org.bulkhead_mode", schema_str, MODE_DOC),
+    SCHEMA_MEMBER_OPT(struct unix_socket_address, group, "__org.bulkhead_group", schema_str, GROUP_DOC),
 };
 static const struct schema_type schema_unix =
     SCHEMA_TYPE_STRUCT(struct unix_socket_address, "UnixSocketAddress", unix_members, "An address of a unix socket.");
@@ -120,6 +125,8 @@ static const struct schema_member chardev_socket_members[] = {
                       "Whether path is a name in Linux's abstract namespace."),
     SCHEMA_MEMBER_DEF(struct chardev_socket, tight, "tight", schema_bool, "on",
                       "Whether an abstract name ends where its text does."),
+    SCHEMA_MEMBER_OPT(struct chardev_socket, mode, "__org.bulkhead_mode", schema_str, MODE_DOC),
+    SCHEMA_MEMBER_OPT(struct chardev_socket, group, "__org.bulkhead_group", schema_str, GROUP_DOC),
     SCHEMA_MEMBER_OPT(struct chardev_socket, host, "host", schema_str, "Host name or address, for TCP."),
     SCHEMA_MEMBER_OPT(struct chardev_socket, port, "port", schema_str, "Port number or service name, for TCP."),
     SCHEMA_MEMBER_HAS(struct chardev_socket, to, "to", schema_uint16,

@@ -76,7 +76,9 @@ struct inet_socket_address {
 struct unix_socket_address {
     const char *path;
     bool abstract;
-    bool tight; /* default true */
+    bool tight;        /* default true */
+    const char *mode;  /* of the file; NULL: what the umask leaves */
+    const char *group; /* NULL: the account's */
 };
 
 struct vsock_socket_address {
@@ -112,6 +114,8 @@ struct chardev_socket {
     const char *path; /* unix */
     bool abstract;
     bool tight;
+    const char *mode;
+    const char *group;
     const char *host; /* inet */
     const char *port;
     bool has_to;

@@ -248,6 +248,8 @@ static int enforce_rlimits(struct sandbox *sandbox, bool late, struct error *err
             continue;
         if (getrlimit(row->resource, &limit) < 0)
             return error_set(err, -errno, "cannot read resource limit %d: %s", row->resource, strerror(errno));
+        if (row->part != 0)
+            limit.rlim_max /= row->part;
         limit.rlim_max = MIN(limit.rlim_max, row->value);
         limit.rlim_cur = limit.rlim_max;
         if (setrlimit(row->resource, &limit) < 0)

@@ -91,7 +91,7 @@ static const struct sandbox_call_set *const opener_sets[] = {
 };
 
 static const struct sandbox_rlimit opener_rlimits[] = {
-    { RLIMIT_CORE, 0, false, false }, { RLIMIT_NOFILE, 64, false, false }, { RLIMIT_MSGQUEUE, 0, false, false },
+    { RLIMIT_CORE, 0, false, false }, { RLIMIT_NOFILE, SANDBOX_EXPORT_FDS_MAX, false, false }, { RLIMIT_MSGQUEUE, 0, false, false },
     { RLIMIT_MEMLOCK, 0, true, false },
 };
 

@@ -317,12 +317,15 @@ static const struct sandbox_rlimit export_rlimits[] = {
     { RLIMIT_NPROC, 512, true, true }, { RLIMIT_MEMLOCK, 0, true, false },
 };
 
-/*
- * A message can bring 253 descriptors. Those on their way to workers count for the account, against the limit of whoever
- * sends: it is no less than that of exports, whose share must not keep a door from passing any.
- */
+static const struct sandbox_rlimit vhost_rlimits[] = {
+    { RLIMIT_CORE, 0, false, false },  { RLIMIT_NOFILE, SANDBOX_VHOST_FDS_MAX, .part = SANDBOX_VHOST_PART },
+    { RLIMIT_MSGQUEUE, 0, false, false },
+    { RLIMIT_NPROC, 512, true, true }, { RLIMIT_MEMLOCK, 0, true, false },
+};
+
+/* A message can bring 253 descriptors. */
 static const struct sandbox_rlimit door_rlimits[] = {
-    { RLIMIT_CORE, 0, false, false },     { RLIMIT_NOFILE, SANDBOX_EXPORT_FDS_MAX, false, false },
+    { RLIMIT_CORE, 0, false, false },     { RLIMIT_NOFILE, SANDBOX_DOOR_FDS_MAX, .part = SANDBOX_DOOR_PART },
     { RLIMIT_FSIZE, 0, false, false },    { RLIMIT_MSGQUEUE, 0, false, false },
     { RLIMIT_NPROC, 0, true, false },     { RLIMIT_MEMLOCK, 0, true, false },
 };
@@ -368,8 +371,8 @@ static const struct sandbox_role role_vhost = {
     .required = WORKER_REQUIRED,
     .call_sets = vhost_sets,
     .default_action = SANDBOX_KILL,
-    .rlimits = export_rlimits,
-    .rlimit_count = ARRAY_SIZE(export_rlimits),
+    .rlimits = vhost_rlimits,
+    .rlimit_count = ARRAY_SIZE(vhost_rlimits),
 };
 
 static const struct sandbox_role role_fuse = {

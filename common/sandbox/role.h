@@ -61,10 +61,22 @@ struct sandbox_rlimit {
     bool late;
     /* Counts the whole account unless the worker has a user namespace of its own: set only if it has. */
     bool needs_user_ns;
+    unsigned part; /* and at most this part (1 / part) of the limit in force; 0: all of it */
 };
 
 /* Descriptors of a worker that serves an export, where the host's own limit allows as many. */
 #define SANDBOX_EXPORT_FDS_MAX 8192
+
+/*
+ * The kernel counts descriptors that have been sent and not received by account, and refuses to send more to whose own
+ * RLIMIT_NOFILE is below that count. So those that may send some and face a guest have lower limits than the monitor, the opener
+ * and the mounter, and the worker a lower one than the door: at its limit each has to stop, while the others may go on. A
+ * message brings 253 of them at most, and each thread may have one on its way when the limit is passed.
+ */
+#define SANDBOX_VHOST_FDS_MAX 1024 /* three for each of 256 queues, memory, images, the worker's own */
+#define SANDBOX_VHOST_PART    4
+#define SANDBOX_DOOR_FDS_MAX  2048
+#define SANDBOX_DOOR_PART     2
 
 struct sandbox_role {
     const char *name;    /* as query-workers shows it */

@@ -33,7 +33,7 @@
 #define CONTROL_FD 3
 
 /* For children, what comes from them, and what may be on its way to the monitor. */
-#define FILES_MAX 1024
+#define FILES_MAX 8192
 
 /* ---- Answers ---- */
 

@@ -5,8 +5,9 @@
  *
  *     inject TID CALL [ARGUMENT...]
  *
- * An argument is a number, str:TEXT (the address of a string in the target) or buf:HEX (of these bytes). Prints one
- * line, exit status 0:
+ * An argument is a number, str:TEXT (the address of a string in the target), buf:HEX (of these bytes), or rights:FD (of
+ * a struct msghdr, for sendmsg, with one byte and as many copies of a descriptor as may be). Prints one line, exit
+ * status 0:
  *
  *     executed RESULT     the kernel did it
  *     refused ERRNO       the call returned an error
@@ -26,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
@@ -35,6 +37,7 @@
 #define ARGUMENTS_MAX  6
 #define SCRATCH_BYTES  2048
 #define BELOW_STACK    4096 /* below what the thread uses, red zone included */
+#define RIGHTS_MAX     253  /* SCM_MAX_FD */
 #define SYSCALL_STOP   (SIGTRAP | 0x80)
 #define SYSCALL_OPCODE 0x050f
 #define ATTEMPTS_MAX   1000 /* 5 ms apart */
@@ -84,6 +87,25 @@ static unsigned long long place_hex(struct call *call, const char *hex)
     return place(call, bytes, len_bytes);
 }
 
+static unsigned long long place_rights(struct call *call, int fd)
+{
+    union {
+        struct cmsghdr header;
+        uint8_t bytes[CMSG_SPACE(RIGHTS_MAX * sizeof(int))];
+    } control = {
+        .header = { .cmsg_len = CMSG_LEN(RIGHTS_MAX * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS }
+    };
+    struct iovec iov = { .iov_len = 1 };
+    struct msghdr message = { .msg_iovlen = 1, .msg_controllen = sizeof(control) };
+
+    for (unsigned i = 0; i < RIGHTS_MAX; i++)
+        memcpy(CMSG_DATA(&control.header) + i * sizeof(fd), &fd, sizeof(fd));
+    iov.iov_base = (void *)(uintptr_t)place(call, "x", 1);
+    message.msg_iov = (void *)(uintptr_t)place(call, &iov, sizeof(iov));
+    message.msg_control = (void *)(uintptr_t)place(call, &control, sizeof(control));
+    return place(call, &message, sizeof(message));
+}
+
 static unsigned long long parse_argument(struct call *call, const char *text)
 {
     char *end;
@@ -93,6 +115,8 @@ static unsigned long long parse_argument(struct call *call, const char *text)
         return place(call, text + 4, strlen(text + 4) + 1);
     if (strncmp(text, "buf:", 4) == 0)
         return place_hex(call, text + 4);
+    if (strncmp(text, "rights:", 7) == 0)
+        return place_rights(call, atoi(text + 7));
     value = text[0] == '-' ? (unsigned long long)strtoll(text, &end, 0) : strtoull(text, &end, 0);
     if (*end != '\0') {
         fprintf(stderr, "inject: '%s' is no number\n", text);

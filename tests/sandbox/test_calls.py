@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from support import images, process, sandbox
-from support.nbdraw import NbdRaw
+from support.nbdraw import OPT_GO, NbdRaw
 from support.process import wait_for
 
 CLONE_NEWUSER = 0x10000000
@@ -146,6 +146,7 @@ def new_negotiator(server, role="nbd-negotiator"):
     """One that has a client: the monitor is slow to replace those that die without ever having been of use."""
     server.client = NbdRaw.unix(server.nbd_path)
     server.client.hello()
+    server.client.option(OPT_GO, length=100)
     return wait_for(lambda: next((w["pid"] for w in server.workers(role=role, state="running") if w["clients"]), None),
                     "a negotiator to have the client")
 

@@ -11,7 +11,7 @@ import pwd
 import pytest
 
 from support import images, sandbox
-from support.nbdraw import NbdRaw
+from support.nbdraw import OPT_GO, NbdRaw
 from support.process import children_of, command, descriptors, wait_for
 from support.server import ACCOUNT
 
@@ -113,10 +113,10 @@ def test_not_dumpable(running, role):
     ("nbd-export", "Max msgqueue size", "0"),
     ("vhost", "Max core file size", "0"),
     ("vhost-door", "Max core file size", "0"),
-    ("vhost-door", "Max open files", "8192"),
+    ("vhost-door", "Max open files", "2048"),
     ("vhost-door", "Max file size", "0"),
     ("vhost-door", "Max processes", "0"),
-    ("vhost", "Max open files", "8192"),
+    ("vhost", "Max open files", "1024"),
     ("fuse", "Max open files", "8192"),
     ("fuse", "Max core file size", "0"),
     ("nbd-negotiator", "Max core file size", "0"),
@@ -174,7 +174,7 @@ def test_opener_is_confined(running):
         assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
         limits = sandbox.limits(pid)
         assert limits["Max core file size"] == limits["Max msgqueue size"] == ("0", "0")
-        assert limits["Max open files"] == ("1024", "1024")
+        assert limits["Max open files"] == ("8192", "8192")
         assert os.stat(f"/proc/{pid}/mem").st_uid == 0
 
 
@@ -185,7 +185,7 @@ def test_mounter_is_bounded(running):
     account = pwd.getpwnam(ACCOUNT)
     assert status["Uid"].split() == [str(account.pw_uid)] * 4 and status["Gid"].split() == [str(account.pw_gid)] * 4
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
-    assert limits["Max core file size"] == ("0", "0") and limits["Max open files"] == ("1024", "1024")
+    assert limits["Max core file size"] == ("0", "0") and limits["Max open files"] == ("8192", "8192")
     assert os.stat(f"/proc/{mounter}/mem").st_uid == 0
 
 
@@ -291,6 +291,7 @@ def test_negotiator_with_a_client_holds_that_client_only(running):
     idle = {w["pid"]: sandbox.kinds_of_descriptors(w["pid"]) for w in running.workers(role="nbd-negotiator")}
     with NbdRaw.unix(running.nbd_path) as client:
         client.hello()
+        client.option(OPT_GO, length=100)
         busy = wait_for(lambda: next((w for w in running.workers(role="nbd-negotiator")
                                       if w["descriptors"]["clients"]), None), "a negotiator to have the client")
         have = sandbox.kinds_of_descriptors(busy["pid"])

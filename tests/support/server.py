@@ -156,7 +156,7 @@ class Server:
         return [row for row in rows if all(row.get(k.replace("_", "-")) == v for k, v in match.items())]
 
     def export_worker(self, export_id):
-        rows = self.workers(export=export_id)
+        rows = [row for row in self.workers(export=export_id) if row["role"] != "vhost-door"]
         assert len(rows) == 1, f"workers of export {export_id}: {rows}"
         return rows[0]
 

@@ -14,7 +14,8 @@
 
 #define ROLES_WITHOUT_IMAGE                                                                                            \
     (IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR) | IPC_ROLE_BIT(IPC_ROLE_NBD_NEGOTIATOR_TLS) |                               \
-     IPC_ROLE_BIT(IPC_ROLE_TLS_SIGNER) | IPC_ROLE_BIT(IPC_ROLE_OPENER) | IPC_ROLE_BIT(IPC_ROLE_VHOST_DOOR))
+     IPC_ROLE_BIT(IPC_ROLE_TLS_SIGNER) | IPC_ROLE_BIT(IPC_ROLE_OPENER) | IPC_ROLE_BIT(IPC_ROLE_VHOST_DOOR) | \
+     IPC_ROLE_BIT(IPC_ROLE_RESOLVER))
 
 /* What each driver's row in the node table must look like. */
 struct driver_shape {
@@ -116,7 +117,7 @@ int ipc_boot_check(const void *message, unsigned fd_count, struct error *err)
     const struct ipc_boot *boot = message;
     int r;
 
-    if (boot->role < IPC_ROLE_NBD_NEGOTIATOR || boot->role > IPC_ROLE_VHOST_DOOR)
+    if (boot->role < IPC_ROLE_NBD_NEGOTIATOR || boot->role > IPC_ROLE_RESOLVER)
         return error_set(err, -EPROTO, "unknown role %u", boot->role);
     if ((boot->layers & ~IPC_LAYERS_ALL) != 0)
         return error_set(err, -EPROTO, "unknown sandbox layers 0x%x", boot->layers);

@@ -20,7 +20,8 @@
 #define SIGNER      IPC_ROLE_BIT(IPC_ROLE_TLS_SIGNER)
 #define OPENER      IPC_ROLE_BIT(IPC_ROLE_OPENER)
 #define DOOR        IPC_ROLE_BIT(IPC_ROLE_VHOST_DOOR)
-#define ALL_ROLES   (NEGOTIATOR | TLS | SIGNER | ALL_EXPORTS | OPENER | DOOR)
+#define RESOLVER    IPC_ROLE_BIT(IPC_ROLE_RESOLVER)
+#define ALL_ROLES   (NEGOTIATOR | TLS | SIGNER | ALL_EXPORTS | OPENER | DOOR | RESOLVER)
 
 #define CREATING IPC_STATE_BIT(WORKER_CREATING)
 #define RUNNING  IPC_STATE_BIT(WORKER_RUNNING)
@@ -124,6 +125,16 @@ static int check_signer_load(const void *message, unsigned fd_count, struct erro
     return 0;
 }
 
+static int check_resolve(const void *message, unsigned fd_count, struct error *err)
+{
+    const struct ipc_resolve *resolve = message;
+
+    if (resolve->family > 2 || resolve->reserved != 0 || !terminated(resolve->host, sizeof(resolve->host)) ||
+        !terminated(resolve->port, sizeof(resolve->port)) || resolve->host[0] == '\0')
+        return error_set(err, -EPROTO, "no family, or host or port are no names");
+    return 0;
+}
+
 /* clang-format off */
 const struct ipc_message_rule ipc_message_rules[] = {
     { "BOOT",      IPC_BOOT,      sizeof(struct ipc_boot),      1, 1 + IPC_IMAGE_FDS_MAX, CREATING,           ALL_ROLES,
@@ -158,6 +169,8 @@ const struct ipc_message_rule ipc_message_rules[] = {
       check_signer_load, "what to sign with; descriptors: credentials, file with the keys" },
     { "SIGNER_CLIENT", IPC_SIGNER_CLIENT, sizeof(struct ipc_signer_client), 1, 1,             RUNNING,            SIGNER,
       NULL,            "a negotiator that may ask for what one handshake needs; descriptors: socket to it" },
+    { "RESOLVE", IPC_RESOLVE, sizeof(struct ipc_resolve), 0, 0,                               RUNNING,            RESOLVER,
+      check_resolve,   "find the addresses of a host name" },
     { "OPENER_TASK", IPC_OPENER_TASK, sizeof(struct ipc_opener_task), 1, 1,                   RUNNING,            OPENER,
       NULL,            "start a child for one task; descriptors: socket to it" },
 };
@@ -274,6 +287,20 @@ static int check_tls_peer(const struct ipc_status *status, struct error *err)
     return 0;
 }
 
+static int check_resolved(const struct ipc_status *status, struct error *err)
+{
+    const struct ipc_status_resolved *resolved = &status->resolved;
+
+    if (resolved->failed > 1 || resolved->count > IPC_ADDRESSES_MAX || (resolved->failed && resolved->count > 0) ||
+        !terminated(resolved->text, sizeof(resolved->text)))
+        return error_set(err, -EPROTO, "%u addresses, or a text that is not terminated", resolved->count);
+    for (unsigned i = 0; i < resolved->count; i++) {
+        if (resolved->addresses[i].is_ipv6 > 1)
+            return error_set(err, -EPROTO, "an address of an unknown family");
+    }
+    return 0;
+}
+
 static int check_signer_loaded(const struct ipc_status *status, struct error *err)
 {
     if (status->signer_loaded.code > 0 || status->signer_loaded.code < -ERRNO_MAX)
@@ -313,6 +340,8 @@ const struct ipc_status_rule ipc_status_rules[] = {
       FUSE,       true,  check_fuse_gone,          "the mount is gone, or its connection was aborted" },
     { "TLS_PEER",    IPC_STATUS_TLS_PEER,    sizeof(struct ipc_status_tls_peer),    RUNNING | DRAINING,
       TLS,        true,  check_tls_peer,           "the TLS handshake is over; who the client proved to be" },
+    { "RESOLVED", IPC_STATUS_RESOLVED, sizeof(struct ipc_status_resolved), RUNNING | DRAINING,
+      RESOLVER,   true,  check_resolved,           "the addresses of a host name, or why there are none" },
     { "SIGNER_LOADED", IPC_STATUS_SIGNER_LOADED, sizeof(struct ipc_status_signer_loaded), RUNNING | DRAINING,
       SIGNER,     true,  check_signer_loaded,      "the credentials can be used, or why not" },
     { "NBD_PROBED",  IPC_STATUS_NBD_PROBED,  sizeof(struct ipc_status_nbd_probed),  RUNNING | DRAINING,

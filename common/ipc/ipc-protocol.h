@@ -35,6 +35,9 @@
 #define IPC_IO_THREADS_MAX  64
 #define IPC_TLS_IDENTITY_MAX 384 /* with NUL; whoever has a longer name is refused */
 #define IPC_TLS_SESSION_MAX  96  /* with NUL */
+#define IPC_HOST_MAX        256 /* with NUL */
+#define IPC_PORT_MAX        32  /* with NUL */
+#define IPC_ADDRESSES_MAX   16  /* that a host name may have */
 #define IPC_NAMESPACES      7 /* user, mnt, pid, net, ipc, uts, cgroup: in the order of their layer bits */
 
 /* The roles that a worker process can have. */
@@ -47,6 +50,7 @@ enum ipc_role {
     IPC_ROLE_TLS_SIGNER = 6,
     IPC_ROLE_OPENER = 7,
     IPC_ROLE_VHOST_DOOR = 8,
+    IPC_ROLE_RESOLVER = 9,
 };
 
 /* ---- Control messages ---- */
@@ -67,6 +71,7 @@ enum ipc_type {
     IPC_NBD_SHUT_DOWN, /* nbd export: answer what clients ask from now on with NBD_ESHUTDOWN */
     IPC_SIGNER_CLIENT, /* signer: one handshake. Descriptors: the signer's end of a SOCK_SEQPACKET pair */
     IPC_OPENER_TASK,   /* opener: fork a child for it. Descriptors: the child's end of a SOCK_SEQPACKET pair */
+    IPC_RESOLVE,       /* resolver: find the addresses of a host name */
     IPC_NBD_PROBE,     /* nbd export: answer when all threads have come by */
     IPC_VHOST_DOOR,    /* vhost door: accept front-ends. Descriptors: listening socket, link to the export's worker */
     IPC_VHOST_FRONTEND,  /* on the link, by the door: one front-end. Descriptors: its connection, a stream of its messages */
@@ -294,6 +299,15 @@ struct ipc_opener_task {
     struct ipc_header header;
 };
 
+/* RESOLVE, once, answered by RESOLVED. */
+struct ipc_resolve {
+    struct ipc_header header;
+    uint32_t family; /* 0: any, 1: IPv4, 2: IPv6 */
+    uint32_t reserved;
+    char host[IPC_HOST_MAX];
+    char port[IPC_PORT_MAX]; /* a number or the name of a service */
+};
+
 /* ---- Status records ---- */
 
 enum ipc_status_type {
@@ -310,6 +324,7 @@ enum ipc_status_type {
     IPC_STATUS_FUSE_GONE,    /* fuse: the mount is gone; nobody will ask for anything any more */
     IPC_STATUS_TLS_PEER,      /* tls negotiator: the TLS handshake is over, this is who the client proved to be */
     IPC_STATUS_SIGNER_LOADED, /* signer: the credentials can be used, or why not */
+    IPC_STATUS_RESOLVED,      /* resolver: the addresses, or why there are none */
     IPC_STATUS_NBD_PROBED,    /* nbd export: all its threads run, and have taken the clients that they were given */
     IPC_STATUS_CLIENT_LEFT,   /* nbd export: its connection is over; requests of it are still under way */
 };
@@ -382,6 +397,20 @@ struct ipc_status_tls_peer {
     char session[IPC_TLS_SESSION_MAX];   /* protocol and ciphers, for the log */
 };
 
+struct ipc_address {
+    uint16_t is_ipv6;
+    uint16_t port;
+    uint32_t scope;    /* IPv6 */
+    uint8_t bytes[16]; /* in network order; 4 of them for IPv4 */
+};
+
+struct ipc_status_resolved {
+    uint32_t failed; /* 1: text says why */
+    uint32_t count;
+    struct ipc_address addresses[IPC_ADDRESSES_MAX];
+    char text[64];
+};
+
 struct ipc_status_signer_loaded {
     int32_t code; /* 0 or -errno */
     char text[IPC_STATUS_TEXT_MAX]; /* why not */
@@ -411,6 +440,7 @@ struct ipc_status {
         struct ipc_status_fuse_resize fuse_resize; /* FUSE_RESIZE, FUSE_RESIZED */
         struct ipc_status_tls_peer tls_peer;
         struct ipc_status_signer_loaded signer_loaded;
+        struct ipc_status_resolved resolved;
         struct ipc_status_nbd_probed nbd_probed;
         struct ipc_status_client_left client_left;
         uint8_t bytes[IPC_STATUS_BYTES - 8];

@@ -432,6 +432,7 @@ const struct sandbox_role *const sandbox_roles[] = {
     &role_nbd_negotiator_tls,
     &role_tls_signer,
     &sandbox_role_opener,
+    &sandbox_role_resolver,
     &role_vhost_door,
     NULL,
 };

@@ -93,6 +93,7 @@ struct sandbox_role {
 
 extern const struct sandbox_role sandbox_role_monitor;
 extern const struct sandbox_role sandbox_role_opener;
+extern const struct sandbox_role sandbox_role_resolver;
 extern const struct sandbox_role *const sandbox_roles[]; /* NULL-terminated; all, the monitor first */
 
 /* The row of an enum ipc_role, or NULL. */

@@ -252,6 +252,8 @@ void nbd_widen_unix_socket(int fd);
 
 /* ---- The server (nbd-server.c) ---- */
 
+struct nbd_resolving;
+
 enum nbd_server_state { NBD_SERVER_STOPPED, NBD_SERVER_STARTING, NBD_SERVER_RUNNING, NBD_SERVER_STOPPING };
 
 /* Log lines and events that clients can cause: so many per window, the rest is counted. */
@@ -288,10 +290,21 @@ struct nbd_server {
     char *tls_creds_id;       /* where newer ones may be found */
     char *tls_authz;          /* NULL: whoever has a certificate or key */
     struct negotiator_pool pool;
+    struct nbd_resolving *resolving; /* the host name of nbd-server-start; NULL: none */
     struct qmp_reply *start_reply;
     struct qmp_reply *stop_reply;
     struct nbd_log_limit log_limit;
 };
+
+/* Put it into service on listeners, which it takes; reply is answered when a negotiator is ready, or with an error. */
+void nbd_server_serve_on(struct nbd_server *server, const struct nbd_server_options *options,
+                         struct socket_listeners *listeners, struct qmp_reply *reply);
+void nbd_server_forget_tls(struct nbd_server *server);
+
+/* nbd-name.c: have the host name of options resolved, then serve; reply is answered then. 0, or -errno and it is not. */
+int nbd_name_start(struct nbd_server *server, const struct nbd_server_options *options, struct qmp_reply *reply,
+                   struct error *err);
+void nbd_name_stop(struct nbd_server *server, const struct error *err); /* the program ends, all workers are gone */
 
 /* Whether one more line may be logged, or event sent, now. */
 bool nbd_may_log(struct nbd_server *server);

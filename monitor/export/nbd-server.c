@@ -268,7 +268,7 @@ static void fail_reply(struct qmp_reply **owed, const struct error *err)
         qmp_reply_error(reply, err);
 }
 
-static void forget_tls(struct nbd_server *server)
+void nbd_server_forget_tls(struct nbd_server *server)
 {
     object_unref(TAKE_PTR(server->tls_creds));
     free(TAKE_PTR(server->tls_creds_id));
@@ -288,7 +288,7 @@ static int take_tls(struct nbd_server *server, const struct nbd_server_options *
     if (r == 0)
         r = tls_creds_get(server->monitor->objects, options->tls_creds, &server->tls_creds, err);
     if (r < 0)
-        forget_tls(server);
+        nbd_server_forget_tls(server);
     return r;
 }
 
@@ -363,12 +363,13 @@ void nbd_server_free(struct nbd_server *server)
         return;
     fail_reply(&server->start_reply, &err);
     fail_reply(&server->stop_reply, &err);
+    nbd_name_stop(server, &err);
     stop_listening(server);
     while ((client = first_client(server)) != NULL)
         free_client(client);
     nbd_lobby_done(server);
     negotiator_pool_done(&server->pool);
-    forget_tls(server);
+    nbd_server_forget_tls(server);
     if (server->rest_timer != NULL)
         event_free(server->rest_timer);
     if (server->full_timer != NULL)
@@ -396,29 +397,20 @@ static int check_start(const struct nbd_server *server, const struct nbd_server_
         r = monitor_check_running(server->monitor, err);
     if (r == 0 && server->state == NBD_SERVER_STOPPING)
         r = error_set(err, -EBUSY, "the NBD server is still being stopped");
-    if (r == 0 && server->state != NBD_SERVER_STOPPED)
+    if (r == 0 && (server->state != NBD_SERVER_STOPPED || server->resolving != NULL))
         r = error_set(err, -EALREADY, "NBD server already running");
     return r;
 }
 
-void nbd_server_start(struct nbd_server *server, const struct nbd_server_options *options, enum socket_fd_source source,
-                      struct qmp_reply *reply)
+void nbd_server_serve_on(struct nbd_server *server, const struct nbd_server_options *options,
+                         struct socket_listeners *listeners, struct qmp_reply *reply)
 {
     struct error err = { 0 };
-    int r = check_start(server, options, &err);
 
-    if (r == 0)
-        r = take_tls(server, options, &err);
-    if (r == 0)
-        r = socket_listen(&options->addr, source, SOCKET_REFUSES_DESCRIPTORS, &server->listeners, &err);
-    if (r == 0) {
-        r = make_accept_events(server, &err);
-        if (r < 0)
-            stop_listening(server);
-    }
-    if (r < 0) {
-        if (server->state == NBD_SERVER_STOPPED)
-            forget_tls(server);
+    server->listeners = *listeners;
+    if (make_accept_events(server, &err) < 0) {
+        stop_listening(server);
+        nbd_server_forget_tls(server);
         qmp_reply_error(reply, &err);
         return;
     }
@@ -429,6 +421,29 @@ void nbd_server_start(struct nbd_server *server, const struct nbd_server_options
     server->state = NBD_SERVER_STARTING;
     server->start_reply = reply;
     negotiator_pool_start(&server->pool);
+}
+
+void nbd_server_start(struct nbd_server *server, const struct nbd_server_options *options, enum socket_fd_source source,
+                      struct qmp_reply *reply)
+{
+    struct socket_listeners listeners = { .count = 0 };
+    struct error err = { 0 };
+    int r = check_start(server, options, &err);
+    bool by_name = r == 0 && socket_needs_resolver(&options->addr);
+
+    if (r == 0)
+        r = take_tls(server, options, &err);
+    if (r == 0 && by_name)
+        r = nbd_name_start(server, options, reply, &err);
+    else if (r == 0)
+        r = socket_listen(&options->addr, source, SOCKET_REFUSES_DESCRIPTORS, &listeners, &err);
+    if (r == 0 && !by_name)
+        nbd_server_serve_on(server, options, &listeners, reply);
+    if (r == 0)
+        return;
+    if (server->state == NBD_SERVER_STOPPED && server->resolving == NULL)
+        nbd_server_forget_tls(server);
+    qmp_reply_error(reply, &err);
 }
 
 void nbd_server_pool_ready(struct nbd_server *server)
@@ -447,7 +462,7 @@ void nbd_server_close(struct nbd_server *server)
     stop_listening(server);
     drop_handshaking(server);
     negotiator_pool_stop(&server->pool);
-    forget_tls(server);
+    nbd_server_forget_tls(server);
     close_fd(&server->directory_fd);
     evtimer_del(server->rest_timer);
     evtimer_del(server->full_timer);

@@ -360,21 +360,16 @@ static int inet_refused(const struct inet_socket_address *addr, unsigned port, i
                      addr->host, addr->port, r == -EACCES && port <= IPPORT_RESERVED ? privileged : "");
 }
 
-static int listen_inet(const struct inet_socket_address *addr, struct socket_listeners *listeners, struct error *err)
+static int listen_on(const struct inet_socket_address *addr, struct addrinfo *addresses,
+                     struct socket_listeners *listeners, struct error *err)
 {
-    _cleanup_(free_addresses) struct addrinfo *addresses = NULL;
-    bool v6_only;
-    unsigned port;
-    unsigned last;
-    unsigned tries = 0;
-    int r = addr->mptcp ? error_set(err, -EINVAL, "mptcp is not supported") : inet_resolve(addr, true, &addresses, err);
-
-    if (r < 0)
-        return r;
     /* An IPv6 socket takes IPv4 clients too where nothing is said against it and no other socket does. */
-    v6_only = has_family(addresses, AF_INET) || inet_family(addr) != AF_UNSPEC;
-    port = inet_port(addresses->ai_addr);
-    last = addr->has_to ? addr->to : port;
+    bool v6_only = has_family(addresses, AF_INET) || inet_family(addr) != AF_UNSPEC;
+    unsigned port = inet_port(addresses->ai_addr);
+    unsigned last = addr->has_to ? addr->to : port;
+    unsigned tries = 0;
+    int r;
+
     do {
         r = inet_listen_port(addresses, v6_only, (uint16_t)port, listeners);
         if (r == -EADDRINUSE && port == 0 && ++tries < RANDOM_PORT_TRIES)
@@ -385,6 +380,55 @@ static int listen_inet(const struct inet_socket_address *addr, struct socket_lis
         return inet_refused(addr, port, r, err);
     listeners->keep_alive = addr->keep_alive;
     return 0;
+}
+
+static int listen_inet(const struct inet_socket_address *addr, struct socket_listeners *listeners, struct error *err)
+{
+    _cleanup_(free_addresses) struct addrinfo *addresses = NULL;
+    int r = addr->mptcp ? error_set(err, -EINVAL, "mptcp is not supported") : inet_resolve(addr, true, &addresses, err);
+
+    return r < 0 ? r : listen_on(addr, addresses, listeners, err);
+}
+
+bool socket_needs_resolver(const struct socket_address *addr)
+{
+    struct addrinfo hints = { .ai_flags = AI_NUMERICHOST };
+    struct addrinfo *addresses = NULL;
+    int r;
+
+    if (addr->type != SOCKET_ADDRESS_INET || addr->inet.host[0] == '\0' || addr->inet.numeric || addr->inet.mptcp)
+        return false;
+    r = getaddrinfo(addr->inet.host, NULL, &hints, &addresses);
+    if (r == 0)
+        freeaddrinfo(addresses);
+    return r != 0;
+}
+
+int socket_check_name(const struct inet_socket_address *addr, int *ret_family, struct error *err)
+{
+    *ret_family = inet_family(addr);
+    return inet_check_port(addr, err);
+}
+
+int socket_listen_resolved(const struct inet_socket_address *addr, struct sockaddr_storage *found, unsigned count,
+                           struct socket_listeners *ret_listeners, struct error *err)
+{
+    struct socket_listeners listeners = { .count = 0 };
+    struct addrinfo list[SOCKET_LISTENERS_MAX] = { 0 };
+    int r;
+
+    for (unsigned i = 0; i < count && i < SOCKET_LISTENERS_MAX; i++) {
+        list[i].ai_family = found[i].ss_family;
+        list[i].ai_addr = (struct sockaddr *)&found[i];
+        list[i].ai_addrlen = found[i].ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+        list[i].ai_next = i + 1 < count && i + 1 < SOCKET_LISTENERS_MAX ? &list[i + 1] : NULL;
+    }
+    r = listen_on(addr, list, &listeners, err);
+    if (r < 0)
+        socket_listeners_done(&listeners);
+    else
+        *ret_listeners = listeners;
+    return r;
 }
 
 static int connect_inet(const struct inet_socket_address *addr, int *ret_fd, struct error *err)

@@ -6,11 +6,12 @@
 #ifndef BULKHEAD_MONITOR_QMP_SOCKET_H
 #define BULKHEAD_MONITOR_QMP_SOCKET_H
 
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include "monitor/qmp/types.h"
 
-#define SOCKET_LISTENERS_MAX 16 /* addresses that one host name may have */
+#define SOCKET_LISTENERS_MAX 16   /* addresses that one host name may have */
 #define SOCKET_BACKLOG       4096 /* or what the host allows (net.core.somaxconn) */
 
 /* All sockets that listen for one address; a host name may have several. */
@@ -29,7 +30,8 @@ enum socket_fd_source {
     /* The command line: numbers of descriptors that were passed to the program; the caller has made sure, before it
      * opened anything, that they were. */
     SOCKET_FD_INHERITED,
-    SOCKET_FD_NAMED, /* QMP: never numbers, since a client must not reach descriptors of our own; nothing gives names yet */
+    SOCKET_FD_NAMED, /* QMP: never numbers, since a client must not reach descriptors of our own; nothing gives names
+                        yet */
 };
 
 /* Whether clients of a unix socket may pass descriptors along with their bytes. */
@@ -42,6 +44,17 @@ enum socket_passing { SOCKET_REFUSES_DESCRIPTORS, SOCKET_TAKES_DESCRIPTORS };
  */
 int socket_listen(const struct socket_address *addr, enum socket_fd_source source, enum socket_passing passing,
                   struct socket_listeners *ret_listeners, struct error *err);
+
+/* Whether its host is a name, for which somebody has to be asked, so that socket_listen() would take as long as that.
+ */
+bool socket_needs_resolver(const struct socket_address *addr);
+
+/* What a resolver needs to know beside host and port: AF_UNSPEC, AF_INET or AF_INET6. 0, or -EINVAL for a bad port. */
+int socket_check_name(const struct inet_socket_address *addr, int *ret_family, struct error *err);
+
+/* socket_listen() for a name of which the addresses are known, with their ports: at least one. */
+int socket_listen_resolved(const struct inet_socket_address *addr, struct sockaddr_storage *found, unsigned count,
+                           struct socket_listeners *ret_listeners, struct error *err);
 
 /* The number that type=fd gives, in decimal without leading zeros. */
 bool socket_fd_number(const char *text, int *ret_fd);
@@ -63,9 +76,9 @@ int socket_connect(const struct socket_address *addr, enum socket_fd_source sour
 int socket_accept(const struct socket_listeners *listeners, int listen_fd);
 
 /*
- * Close a client's socket, whatever it has sent that nobody has read, without waiting for it: a descriptor that it passed,
- * of a TCP socket that lingers for instance, would take as long as it likes. SIGALRM and ITIMER_REAL are used for that.
- * Negative is fine.
+ * Close a client's socket, whatever it has sent that nobody has read, without waiting for it: a descriptor that it
+ * passed, of a TCP socket that lingers for instance, would take as long as it likes. SIGALRM and ITIMER_REAL are used
+ * for that. Negative is fine.
  */
 void socket_close_client(int *fd);
 

@@ -117,6 +117,12 @@ static int handle_signer_loaded(struct worker_handle *worker, struct ipc_status 
 }
 
 /* The identity stays as it is, since it is compared: whoever logs it makes it printable first. */
+static int handle_resolved(struct worker_handle *worker, struct ipc_status *status)
+{
+    ipc_text_sanitize(status->resolved.text);
+    return worker->ops->status(worker, status, worker->opaque);
+}
+
 static int handle_tls_peer(struct worker_handle *worker, struct ipc_status *status)
 {
     ipc_text_sanitize(status->tls_peer.session);
@@ -140,6 +146,7 @@ static const struct {
     { IPC_STATUS_FUSE_GONE, handle_by_owner },
     { IPC_STATUS_TLS_PEER, handle_tls_peer },
     { IPC_STATUS_SIGNER_LOADED, handle_signer_loaded },
+    { IPC_STATUS_RESOLVED, handle_resolved },
     { IPC_STATUS_NBD_PROBED, handle_by_owner },
     { IPC_STATUS_CLIENT_LEFT, handle_by_owner },
 };

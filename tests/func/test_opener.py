@@ -8,6 +8,7 @@ well when it answers again. And the opener itself, which does what may take long
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -181,7 +182,7 @@ def test_a_node_whose_image_hangs_can_be_removed_and_the_program_ends(server, mo
         assert removing.error is None and time.monotonic() - begin < DEADLINE
         server.add_file("another", "/dev/zero", "host_device", **{"read-only": True})
         server.qmp.cmd("quit")
-        assert server.popen.wait(DEADLINE) == 0
+        assert server.popen.wait(DEADLINE) == 3  # something was left behind
     server.gone()
 
 
@@ -199,6 +200,58 @@ def test_objects_whose_file_hangs_fail_in_time(server, mounted):
             assert_timed_out(command)
     server.qmp.cmd("object-add", {"qom-type": "secret", "id": "s", "data": "x"})
     assert "more than" in server.qmp.error("object-add", {**objects[0], "id": "s2"}).desc
+
+
+# ---- Host names ----
+
+@pytest.fixture
+def silent_names(new_server, tmp):
+    """A server that asks a name server which never answers."""
+    if os.getuid() != 0:
+        pytest.skip("a name server of our own needs root")
+    process.need("unshare", "mount")
+    (tmp / "resolv.conf").write_text("nameserver 127.9.9.9\noptions timeout:30\n")
+    made = process.run("unshare", "-m", "mount", "--bind", tmp / "resolv.conf", "/etc/resolv.conf", status=None)
+    if made.returncode != 0:
+        pytest.skip(f"/etc/resolv.conf cannot be another one: {made.stderr_text.strip()}")
+    server = new_server()
+    server.prefix = ["unshare", "-m", "sh", "-c", f'mount --bind {tmp}/resolv.conf /etc/resolv.conf && exec "$@"', "sh"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as names:
+        names.bind(("127.9.9.9", 53))
+        server.names = names
+        yield server.start()
+
+
+def listen(host, port="0"):
+    return {"addr": {"type": "inet", "data": {"host": host, "port": port}}}
+
+
+def test_a_host_name_that_nobody_resolves_in_time_is_an_error_and_nobody_else_waits(silent_names):
+    server = silent_names
+    starting = Command(server, "nbd-server-start", listen("slow.example"))
+    server.names.settimeout(5)
+    assert b"slow" in server.names.recv(512)
+    assert_prompt(server)
+    assert [w["role"] for w in server.workers(role="resolver")] == ["resolver"]
+    assert "already running" in server.qmp.error("nbd-server-start", listen("127.0.0.1")).desc
+    starting.end()
+    assert "address resolution failed for slow.example:0: no name server answered in time" in str(starting.error)
+    wait_for(lambda: not server.workers(role="resolver"), "the resolver to be ended")
+    server.qmp.cmd("nbd-server-start", listen("127.0.0.1"))
+
+
+def test_the_program_ends_while_a_name_is_resolved(silent_names):
+    starting = Command(silent_names, "nbd-server-start", listen("slow.example"))
+    silent_names.names.settimeout(5)
+    silent_names.names.recv(512)
+    begin = time.monotonic()
+    silent_names.stop()
+    assert time.monotonic() - begin < DEADLINE / 2
+    starting.end()
+
+
+def test_a_name_of_the_hosts_file_needs_no_name_server(silent_names):
+    silent_names.qmp.cmd("nbd-server-start", listen("localhost"))
 
 
 # ---- The opener ----

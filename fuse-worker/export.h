@@ -49,7 +49,8 @@ struct fx_slot {
     uint64_t unique;
     uint64_t offset; /* of READ and WRITE */
     size_t bytes;
-    uint64_t fh; /* that OPEN gives */
+    uint64_t fh;   /* that OPEN gives */
+    bool may_grow; /* a WRITE that may make the file longer */
     struct block_request req;
     struct iovec iov;
     bool dirty; /* its buffer takes memory */

@@ -88,31 +88,49 @@ static void prepare(struct fx_slot *slot, enum block_op op, uint64_t offset, siz
     req->complete = complete;
 }
 
+/* So much of what is asked for lies before the end: also while the file is just being cut. */
+static size_t readable(const struct fx_export *export, uint64_t offset, uint64_t bytes)
+{
+    uint64_t size = MIN(atomic_load_explicit(&export->size_bytes, memory_order_relaxed), block_node_size(export->root));
+
+    return offset >= size ? 0 : MIN(bytes, size - offset);
+}
+
+/* True if it is answered. */
+static bool read_spliced(struct fx_slot *slot)
+{
+    if (!fx_splice_read(slot, slot->offset, slot->bytes))
+        return false;
+    fx_count(slot->thread, &slot->req, slot->offset, slot->bytes, 0);
+    fx_slot_put(slot);
+    return true;
+}
+
 static void handle_read(struct fx_slot *slot, const struct fuse_in_header *in)
 {
     const struct fuse_read_in *arg = (const void *)(in + 1);
-    struct fx_thread *thread = slot->thread;
-    uint64_t size = atomic_load_explicit(&thread->export->size_bytes, memory_order_relaxed);
-    uint64_t bytes = arg->size;
+    const struct fx_export *export = slot->thread->export;
+    uint64_t offset = arg->offset;
+    size_t bytes = readable(export, offset, arg->size), before;
     int r;
 
-    if (bytes > FX_IO_BYTES_MAX) {
+    if (arg->size > FX_IO_BYTES_MAX) {
         reply(slot, -EINVAL, NULL, 0);
         return;
     }
-    bytes = arg->offset >= size ? 0 : MIN(bytes, size - arg->offset);
-    if (bytes == 0) {
-        reply(slot, 0, NULL, 0);
-        return;
-    }
-    prepare(slot, BLOCK_OP_READ, arg->offset, bytes, read_complete);
-    if (fx_splice_read(slot, arg->offset, bytes)) {
-        fx_count(thread, &slot->req, arg->offset, bytes, 0);
-        fx_slot_put(slot);
-        return;
-    }
-    fx_slot_fill(slot, bytes);
-    r = submit(slot);
+    do {
+        if (bytes == 0) {
+            reply(slot, 0, NULL, 0);
+            return;
+        }
+        prepare(slot, BLOCK_OP_READ, offset, bytes, read_complete);
+        if (read_spliced(slot))
+            return;
+        fx_slot_fill(slot, bytes);
+        r = submit(slot);
+        before = bytes;
+        bytes = readable(export, offset, before);
+    } while (r == -EINVAL && bytes < before);
     if (r != BLOCK_PENDING)
         read_done(slot, r);
 }
@@ -135,13 +153,23 @@ static void write_complete(struct block_request *req, int result)
     write_done(slot, result);
 }
 
+static void grow_then_write(struct fx_slot *slot);
+
+/* Who opens the file to empty it may do so while it is written to. */
+static bool was_cut(const struct fx_slot *slot)
+{
+    return slot->may_grow && slot->offset + slot->bytes > block_node_size(slot->thread->export->root);
+}
+
 static void write_submit(struct fx_slot *slot)
 {
     int r;
 
     slot->req.complete = write_complete;
     r = submit(slot);
-    if (r != BLOCK_PENDING)
+    if (r == -ENOSPC && was_cut(slot))
+        grow_then_write(slot);
+    else if (r != BLOCK_PENDING)
         write_done(slot, r);
 }
 
@@ -197,6 +225,7 @@ static void handle_write(struct fx_slot *slot, const struct fuse_in_header *in)
         bytes = size - arg->offset;
     }
     prepare(slot, BLOCK_OP_WRITE, arg->offset, bytes, write_complete);
+    slot->may_grow = may_grow;
     if (export->writethrough || (arg->flags & (O_SYNC | O_DSYNC)) != 0)
         slot->req.flags |= BLOCK_REQ_FUA;
     if (end > size && may_grow)

@@ -4,8 +4,8 @@
 #define REPORT_INTERVAL_NS 20000000u
 
 /*
- * The kernel lets nobody write beyond the end while somebody else does, or cuts the file; the lock is for what comes by
- * other ways, and costs nothing.
+ * The kernel lets nobody write beyond the end while somebody else does, or truncates the file; but who opens it to
+ * empty it does so at any time.
  */
 int fx_size_set(struct fx_export *export, uint64_t size_bytes, bool only_grow)
 {

@@ -394,6 +394,17 @@ static void test_reads_stop_at_the_end(void **state)
     assert_int_equal(ask_read(0, 0)->bytes, 0);
 }
 
+/* The node is smaller already, and the export has not been told. */
+static void test_reads_stop_at_the_end_of_a_file_that_is_being_cut(void **state)
+{
+    uint64_t node_bytes = block_node_size(rig->export.root);
+
+    atomic_store(&rig->export.size_bytes, node_bytes + 4096);
+    assert_int_equal(ask_read(node_bytes - 10, 512)->bytes, 10);
+    assert_int_equal(ask_read(node_bytes + 10, 512)->bytes, 0);
+    assert_int_equal(rig->io_errors, 0);
+}
+
 /* What is spliced comes through a socket in pieces, unlike through /dev/fuse. */
 static void test_large_read_takes_the_way_through_the_pipe(void **state)
 {
@@ -769,6 +780,7 @@ int main(void)
         WITH(setup_writable, test_request_that_lies_about_its_length_is_dropped),
         WITH(setup_writable, test_data_is_written_and_read),
         WITH(setup_writable, test_reads_stop_at_the_end),
+        WITH(setup_writable, test_reads_stop_at_the_end_of_a_file_that_is_being_cut),
         WITH(setup_writable, test_large_read_takes_the_way_through_the_pipe),
         WITH(setup_writable, test_large_writes_one_by_one_keep_their_data),
         WITH(setup_writable, test_errors_read_of_more_than_was_agreed),

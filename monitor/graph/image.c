@@ -142,7 +142,7 @@ static struct error failure(const struct image_operation *operation, const struc
     if (err.code == -EAGAIN)
         name_our_user(operation->image, &err);
     if (strstr(err.text, filename) == NULL)
-        error_prepend(&err, operation->opens ? "could not open '%s'" : "'%s'", filename);
+        error_prepend(&err, operation->opens ? "Could not open '%s'" : "'%s'", filename);
     return err;
 }
 
@@ -290,7 +290,7 @@ static int may_open(void *opaque, uint64_t device, struct error *err)
     if (id == NULL)
         return 0;
     return error_set(err, -ELOOP,
-                     "could not open '%s': it is the FUSE export '%s' of this program; use that export's node",
+                     "Could not open '%s': it is the FUSE export '%s' of this program; use that export's node",
                      image->filename, id);
 }
 
@@ -333,10 +333,10 @@ int image_open(struct image *image, image_done_fn *done, void *opaque, struct er
     int r;
 
     if (strlen(image->filename) >= sizeof(open.path))
-        return error_set(err, -ENAMETOOLONG, "could not open '%.100s...': %s", image->filename, strerror(ENAMETOOLONG));
+        return error_set(err, -ENAMETOOLONG, "Could not open '%.100s...': %s", image->filename, strerror(ENAMETOOLONG));
     r = opener_task_new(image->monitor->opener, &ops, image, &image->task, err);
     if (r < 0)
-        return error_prepend(err, "could not open '%s'", image->filename);
+        return error_prepend(err, "Could not open '%s'", image->filename);
     memcpy(open.path, image->filename, strlen(image->filename));
     return start(image, &operation, &ask, OPENER_OPEN, err);
 }

@@ -59,22 +59,23 @@ bool image_lock_supported(int fd)
     return fcntl(fd, F_OFD_GETLK, &lock) == 0;
 }
 
-static int report_holder(int holder, const char *problem, struct error *err)
+static int report_holder(int holder, const char *shared, const char *problem, struct error *err)
 {
     if (holder == NOBODY)
         return 0;
     if (holder < NOBODY)
         return error_set(err, holder + 1, "cannot ask for locks: %s", strerror(-(holder + 1)));
-    return error_set(err, -EAGAIN, "cannot get the \"%s\" lock: %s; is another process using the image? (try lslocks)",
-                     permission_names[holder], problem);
+    return error_set(err, -EAGAIN, "Failed to get %s\"%s\" lock: %s; is another process using the image? (try lslocks)",
+                     shared, permission_names[holder], problem);
 }
 
 int image_lock_check(int fd, uint32_t uses, uint32_t unshared, struct error *err)
 {
-    int r = report_holder(find_holder(fd, UNSHARED_BASE, uses), "somebody does not share it", err);
+    int r = report_holder(find_holder(fd, UNSHARED_BASE, uses), "", "somebody does not share it", err);
 
     if (r == 0)
-        r = report_holder(find_holder(fd, USES_BASE, unshared), "somebody has this right and it cannot be shared", err);
+        r = report_holder(find_holder(fd, USES_BASE, unshared), "shared ",
+                          "somebody has this right and it cannot be shared", err);
     return r;
 }
 

@@ -89,7 +89,7 @@ int child_find(struct child *child, const char *path, int *ret_path_fd, struct e
     int fds[OPENER_FDS_MAX];
 
     if (path_fd < 0) {
-        error_set(err, -errno, "could not open '%s': %s", path, strerror(errno));
+        error_set(err, -errno, "Could not open '%s': %s", path, strerror(errno));
         return err->code == -EACCES ? reason_add_folder(path, err) : err->code;
     }
     if (statx(path_fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE, &stx) < 0)

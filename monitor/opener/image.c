@@ -71,9 +71,9 @@ static int check_type(const struct held_image *image, mode_t mode, struct error 
 static int open_failed(const struct held_image *image, int path_fd, int r, bool read_only, struct error *err)
 {
     if (r == -EROFS && is_device(image))
-        return error_set(err, r, "could not open '%s': the device is set read-only (set read-only or auto-read-only)",
+        return error_set(err, r, "Could not open '%s': the device is set read-only (set read-only or auto-read-only)",
                          image->path);
-    error_set(err, r, "could not open '%s': %s", image->path, strerror(-r));
+    error_set(err, r, "Could not open '%s': %s", image->path, strerror(-r));
     if (r == -EINVAL && is_direct(image))
         return error_append(err, " (its file system has no O_DIRECT: leave out cache.direct)");
     if (r == -EACCES)
@@ -274,7 +274,7 @@ int held_image_open_for_worker(const struct held_image *image, bool writable, in
     if (fd == -EPERM)
         fd = reopen(image->fd, flags);
     if (fd < 0)
-        return error_set(err, fd, "could not open '%s' again for the export: %s", image->path, strerror(-fd));
+        return error_set(err, fd, "Could not open '%s' again for the export: %s", image->path, strerror(-fd));
     r = pin(image, writable, fd, err);
     if (r < 0)
         return error_prepend(err, "'%s'", image->path);

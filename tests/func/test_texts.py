@@ -5,13 +5,13 @@ every version that this runs against; what stands around it is each program's ow
 """
 
 import socket
-import subprocess
 
 import pytest
 
-from support import images, process
+from support import locks, process
 from support.images import MIB
 from support.nbdraw import NbdRaw
+from support.qmp import QmpError
 
 
 def add(**members):
@@ -48,6 +48,8 @@ NODES = [
     (*add(driver="raw", node_name="x", file=5), "Invalid parameter type for 'file', expected: "),
     (*add(driver="raw", node_name="x", file={"driver": 5}), "Invalid parameter type for 'file.driver', expected: string"),
     (*add(driver="raw", node_name="x", file={"driver": "file"}), "Parameter 'file.filename' is missing"),
+    (*add(driver="file", node_name="x", filename="/nonexistent/image"),
+     "Could not open '/nonexistent/image': No such file or directory"),
     ("blockdev-del", {"node-name": "nope"}, "Failed to find node with node-name='nope'"),
     ("blockdev-del", {"node-name": "disk"}, " disk is in use"),
     ("blockdev-del", {}, "Parameter 'node-name' is missing"),
@@ -153,6 +155,16 @@ def disk(server, image):
 def test_texts_about_nodes(server, disk):
     server.qmp.cmd("blockdev-add", {"driver": "raw", "node-name": "above", "file": "disk"})
     check(server, NODES, image=disk)
+
+
+@pytest.mark.contract
+def test_the_text_about_a_lock_of_others(server, image):
+    path = image(size=MIB)
+    server.nbd_start()
+    with locks.held(path, 200 + locks.WRITE):
+        with pytest.raises(QmpError, match='Failed to get "write" lock'):
+            server.add_file("locked", path)
+            server.export("locked", writable=True)
 
 
 @pytest.mark.contract

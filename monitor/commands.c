@@ -22,6 +22,12 @@ struct worker_query {
     size_t max;
 };
 
+/* The one worker that serves an export has it as its own; its door only leads there. */
+static const char *export_of(const struct worker_handle *worker)
+{
+    return worker_get_role(worker) != IPC_ROLE_VHOST_DOOR ? worker_get_export_id(worker) : NULL;
+}
+
 static enum qmp_worker_state state_of(const struct worker_handle *worker)
 {
     if (worker_is_lost(worker))
@@ -68,7 +74,7 @@ static bool add_worker(struct worker_handle *worker, void *arg)
     *info = (struct worker_info){
         .role = worker_get_role_name(worker),
         .pid = worker_get_pid(worker),
-        .export_id = worker_get_export_id(worker),
+        .export_id = export_of(worker),
         .state = state_of(worker),
         .descriptors = { .images = page->fds_images, .clients = page->fds_clients, .internal = page->fds_internal },
         .clients = page->clients,

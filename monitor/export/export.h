@@ -21,7 +21,7 @@ struct graph_node;
 struct monitor;
 
 #define EXPORT_DRAIN_MS  10000 /* for requests in flight to finish; then the worker is killed */
-#define EXPORT_RECOUNT_MS 50    /* for mode=safe to hear of clients that have just left */
+#define EXPORT_RECOUNT_MS 200 /* for mode=safe to hear of clients that have just left */
 #define EXPORT_SETTLE_MS 250   /* for modes safe, hide and soft to wait for clients that are on their way */
 
 /* A type of exports, one row. All run on the loop. */

@@ -97,7 +97,10 @@ static int reject(struct json_lexer *lexer, const char *problem)
     return -EINVAL;
 }
 
-/* The first rule that the message breaks; what is left of it only matters for its brackets. */
+/*
+ * The first rule that the message breaks; what is left of it only matters for its brackets. No character of a string is
+ * half read any more: those that follow stand for themselves.
+ */
 static void break_message(struct json_lexer *lexer, int code, const char *problem)
 {
     if (lexer->broken)
@@ -108,6 +111,8 @@ static void break_message(struct json_lexer *lexer, int code, const char *proble
     lexer->text_len = 0;
     lexer->utf8_left = 0;
     lexer->high_surrogate = 0;
+    if (lexer->token == TOKEN_HEX)
+        lexer->token = TOKEN_STRING;
 }
 
 /* Once for each message: what is wrong with it. */

@@ -309,6 +309,26 @@ static void test_length_is_limited(void **state)
     free(text);
 }
 
+/* The limit may fall on any byte of an escape or a character, which is given up then. */
+static void test_a_message_that_is_too_long_amid_a_character_is_one_error(void **state)
+{
+    static const char *const characters[] = { "\\ud800x", "\\ud83d\\ude00", "\\u00e9", "\\n", "\xf0\x9f\x98\x80" };
+    static char text[JSON_MESSAGE_BYTES_MAX + 40];
+    char out[1000];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(characters); i++) {
+        for (size_t inside = 0; inside <= strlen(characters[i]); inside++) {
+            memset(text, 'a', sizeof(text));
+            text[0] = '"';
+            strcpy(text + JSON_MESSAGE_BYTES_MAX - inside, characters[i]);
+            strcat(text + JSON_MESSAGE_BYTES_MAX - inside, "\"{}");
+            transcribe(text, strlen(text), SIZE_MAX, out, sizeof(out));
+            assert_memory_equal(out, "! JSON parse error at byte ", 27);
+            assert_string_equal(strchr(out, '\n'), "\n{}\n");
+        }
+    }
+}
+
 static void test_length_of_a_number_is_limited(void **state)
 {
     char text[JSON_TOKEN_MAX + 5];
@@ -429,6 +449,7 @@ int main(void)
         cmocka_unit_test(test_a_nul_is_a_control_character),
         cmocka_unit_test(test_depth_is_limited),
         cmocka_unit_test(test_length_is_limited),
+        cmocka_unit_test(test_a_message_that_is_too_long_amid_a_character_is_one_error),
         cmocka_unit_test(test_length_of_a_number_is_limited),
         cmocka_unit_test(test_the_number_of_values_is_limited),
         cmocka_unit_test(test_the_number_of_members_is_limited),

@@ -190,7 +190,7 @@ static unsigned end_all(struct worker_set *set)
 
         if (wait_for_end(worker, end_ns))
             continue;
-        log_error("worker %s %d%s%s cannot be ended and is left behind; its image stays locked until it has ended",
+        log_error("worker %s %d%s%s cannot be ended and is left behind; an image that it has stays locked until then",
                   worker->role->name, (int)worker->pid, worker->export_id[0] != '\0' ? " of " : "", worker->export_id);
         left++;
     }

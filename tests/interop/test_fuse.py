@@ -16,7 +16,7 @@ from support.images import KIB, MIB, pattern
 from support.nbdraw import NbdRaw
 from support.process import wait_for
 from support.qmp import QmpError
-from support.server import give_to_account
+from support.server import ACCOUNT, give_to_account
 
 SIZE = 64 * MIB
 
@@ -230,7 +230,7 @@ def test_guest_boots_from_it(server, image, point, tmp):
 
 def test_stat_and_du_show_size_and_allocation(server, anywhere, point):
     fuse.export(server, "disk", point)
-    assert output("stat", "-c", "%s %b %a %U %h %F", point).split()[:4] == [str(SIZE), "0", "600", "bulkhead"]
+    assert output("stat", "-c", "%s %b %a %U %h %F", point).split()[:4] == [str(SIZE), "0", "600", ACCOUNT]
     as_account("dd", "if=/dev/urandom", f"of={point}", "bs=1M", "count=3", "seek=5", "conv=notrunc,fsync")
     assert int(output("du", "-k", point).split()[0]) == 3072
     assert int(output("du", "-k", "--apparent-size", point).split()[0]) == SIZE // KIB

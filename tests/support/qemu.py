@@ -15,7 +15,7 @@ import tempfile
 
 import pytest
 
-ACCOUNT = "bulkhead"
+ACCOUNT = os.environ.get("BULKHEAD_TEST_ACCOUNT", "bulkhead")
 KNOWN = [(7, 2), (10, 0)]  # versions whose every difference the tests have in a table
 PROGRAM = re.compile(r"\bqemu-(img|io|nbd|storage-daemon|system-\w+)\b")
 

@@ -13,7 +13,7 @@ import time
 from . import process
 from .qmp import Qmp, QmpClosed
 
-ACCOUNT = "bulkhead"
+ACCOUNT = os.environ.get("BULKHEAD_TEST_ACCOUNT", "bulkhead")
 LOG_BAD = re.compile(r"ERROR: \w+Sanitizer|runtime error:|SUMMARY: \w+Sanitizer|AddressSanitizer:DEADLYSIGNAL"
                      r"|Assertion .* failed|\*\*\* stack smashing")
 LOG_DEATH = re.compile(r"killed by signal|its sandbox killed it|crashed with signal|abort\(\)|broke the protocol")

@@ -71,7 +71,8 @@ SET(process, SANDBOX_ALLOW, "end, abort(), clocks; seeing that the filter is in 
 #ifdef WITH_SANITIZERS
 static const struct sandbox_call sanitizer_calls[] = {
     CALL(rt_sigaction), CALL(sigaltstack), CALL(sched_getaffinity), CALL(getrlimit), CALL(prlimit64), CALL(sysinfo),
-    CALL(getrusage),
+    CALL(getrusage),    CALL_EQ(madvise, 2, MADV_HUGEPAGE), CALL_EQ(madvise, 2, MADV_NOHUGEPAGE),
+    CALL_EQ(madvise, 2, MADV_FREE), CALL_EQ(madvise, 2, MADV_DONTDUMP),
 };
 SET(sanitizer, SANDBOX_ALLOW, "the run-time of sanitizers; only in builds for tests");
 #endif

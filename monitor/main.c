@@ -217,10 +217,8 @@ static int carry_out_options(struct startup *startup, struct error *err)
 
         if (startup->monitor->shutting_down)
             return error_set(err, -EINTR, "ended before it served");
-        if (r < 0) {
-            error_prepend(err, "%s '%.200s'", startup_item_name(item->id), item->text);
-            return r;
-        }
+        if (r < 0)
+            return startup_item_blame(item, err);
     }
     return 0;
 }

@@ -28,7 +28,7 @@ const struct keyval_syntax keyval_nbd_server = { .implied_key = NULL };
 const struct keyval_syntax keyval_chardev = { .implied_key = "backend",
                                               .words = chardev_words,
                                               .word_count = ARRAY_SIZE(chardev_words) };
-const struct keyval_syntax keyval_object = { .implied_key = "qom-type" };
+const struct keyval_syntax keyval_object = { .implied_key = "qom-type", .secret = true };
 const struct keyval_syntax keyval_monitor = { .implied_key = "chardev" };
 
 /* ---- Keys ---- */
@@ -231,7 +231,7 @@ static int parse_pair(const struct keyval_syntax *syntax, const char **text, boo
 {
     size_t len = strcspn(*text, "=,");
     bool bare = (*text)[len] != '=';
-    _cleanup_free_ char *key = strndup(*text, len);
+    _cleanup_(free_wiped_pointer) char *key = strndup(*text, len);
     _cleanup_(free_wiped_pointer) char *value = NULL;
 
     if (key == NULL)
@@ -249,6 +249,8 @@ static int parse_pairs(const struct keyval_syntax *syntax, const char *text, str
 
     for (bool first = true; r == 0 && *text != '\0'; first = false)
         r = parse_pair(syntax, &text, first, root, err);
+    if (r == -EINVAL && syntax->secret)
+        return error_set(err, r, "Expected parameters as name=value, with two commas for one in a value");
     return r == 0 ? make_lists(root, err) : r;
 }
 

@@ -21,6 +21,7 @@ struct keyval_syntax {
     const char *implied_key; /* of a first value without key; NULL: none */
     const struct keyval_word *words;
     unsigned word_count;
+    bool secret; /* a value may be a secret, and what looks like a name the rest of one: it is not told in errors */
 };
 
 extern const struct keyval_syntax keyval_blockdev;   /* --blockdev: driver */

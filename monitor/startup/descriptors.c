@@ -47,7 +47,7 @@ static int collect(const struct startup_options *options, int *fds, unsigned *re
             continue;
         r = check_fd(fd, err);
         if (r < 0)
-            return error_prepend(err, "%s '%.200s'", startup_item_name(item->id), item->text);
+            return startup_item_blame(item, err);
         fds[count++] = fd;
     }
     qsort(fds, count, sizeof(*fds), compare_fds);

@@ -143,7 +143,7 @@ int environment_name_descriptors(const struct environment *environment, struct s
         int r = text != NULL ? name_descriptor(environment, text, err) : 0;
 
         if (r < 0)
-            return error_prepend(err, "%s '%.200s'", startup_item_name(item->id), item->text);
+            return startup_item_blame(item, err);
         if (startup_item_fd(item, &fd) && fd >= LISTEN_FDS_START &&
             (unsigned)(fd - LISTEN_FDS_START) < environment->listen_count)
             used[fd - LISTEN_FDS_START] = true;

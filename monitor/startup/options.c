@@ -24,9 +24,14 @@ static const struct {
     [STARTUP_OBJECT] = { "--object", &keyval_object, &schema_object_options },
 };
 
-const char *startup_item_name(enum startup_item_id id)
+int startup_item_blame(const struct startup_item *item, struct error *err)
 {
-    return item_kinds[id].option;
+    const char *option = item_kinds[item->id].option;
+
+    if (item->id != STARTUP_OBJECT)
+        return error_prepend(err, "%s '%.200s'", option, item->text);
+    return item->object.id != NULL ? error_prepend(err, "%s '%.200s'", option, item->object.id)
+                                   : error_prepend(err, "%s", option);
 }
 
 static int add_item(struct startup_options *options, enum startup_item_id id, const char *text, struct error *err)
@@ -47,7 +52,7 @@ static int add_item(struct startup_options *options, enum startup_item_id id, co
     item->text = text;
     r = keyval_decode(item_kinds[id].syntax, text, item_kinds[id].type, &item->blockdev, err);
     if (r < 0)
-        return error_prepend(err, "%s '%.200s'", item_kinds[id].option, text);
+        return startup_item_blame(item, err);
     options->item_count++;
     return 0;
 }

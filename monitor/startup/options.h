@@ -58,8 +58,8 @@ struct startup_options {
 int startup_options_parse(int argc, char **argv, struct startup_options *ret, struct error *err);
 void startup_options_done(struct startup_options *options);
 
-/* The name of an item's option: "--blockdev". */
-const char *startup_item_name(enum startup_item_id id);
+/* Put the item in front of an error: its option and text; of an object, which may be a secret, only the id. */
+int startup_item_blame(const struct startup_item *item, struct error *err);
 
 /* A text for --help, as long as stdout takes it. */
 void startup_options_help(const char *program);

@@ -259,6 +259,13 @@ def test_command_line_that_is_refused(build, text):
     assert "--object" in result.stderr_text
 
 
+@pytest.mark.parametrize("more", ["", ",format=base64"])
+def test_a_secret_that_cannot_be_made_is_named_and_not_shown(build, more):
+    secret = f"secret,id=sec0,data=hunter2-hunter2{more}"
+    said = run(build / "bulkhead", "--user", "bulkhead", "--object", secret, "--object", secret, status=1).stderr_text
+    assert "--object 'sec0': " in said and "hunter2" not in said
+
+
 def test_what_uses_an_object_comes_after_it(build, tmp, pki):
     result = run(build / "bulkhead", "--user", "bulkhead", "--nbd-server", f"addr.type=unix,addr.path={tmp}/s,tls-creds=t",
                  "--object", f"tls-creds-psk,id=t,dir={pki['psk']},endpoint=server", status=1)

@@ -114,6 +114,26 @@ static void test_wrong_options_are_named(void **state)
     }
 }
 
+/* Errors go to logs, and from there to whoever looks for help. */
+static void test_what_is_wrong_with_an_object_is_told_without_its_text(void **state)
+{
+    static const char *const texts[] = {
+        "secret,id=s,data=x,hunter2",
+        "secret,id=s,data=x,hunter2!=y",
+        "secret,id=s,data=x,hunter2.=y",
+        "secret,id=s,data=hunter2,nonsense=x",
+        "secret,data=hunter2",
+        "{\"qom-type\":\"secret\",\"id\":\"s\",\"data\":\"hunter2\",\"nonsense\":1}",
+        "{\"qom-type\":\"secret\",\"id\":\"s\",\"data\":\"hunter2\"",
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(texts); i++) {
+        assert_int_equal(parse(ARGS("--object", texts[i])), -EINVAL);
+        if (strncmp(err.text, "--object: ", 10) != 0 || strstr(err.text, "hunter2") != NULL)
+            fail_msg("%s: '%s'", texts[i], err.text);
+    }
+}
+
 static void test_named_descriptors_are_found(void **state)
 {
     static const struct {
@@ -266,6 +286,7 @@ int main(void)
         OPTION_TEST(test_help_and_version_stop_the_reading),
         OPTION_TEST(test_of_options_about_the_process_the_last_counts),
         OPTION_TEST(test_wrong_options_are_named),
+        OPTION_TEST(test_what_is_wrong_with_an_object_is_told_without_its_text),
         OPTION_TEST(test_named_descriptors_are_found),
         OPTION_TEST(test_only_named_descriptors_are_kept),
         OPTION_TEST(test_a_descriptor_of_our_own_is_none_that_was_passed),

@@ -188,6 +188,14 @@ static void let_in(struct nbd_client *client, const struct ipc_status_tls_peer *
         nbd_client_end(client, "its negotiator died");
 }
 
+void nbd_client_forget_proving(struct nbd_client *client)
+{
+    struct nbd_proving *proving = TAKE_PTR(client->proving);
+
+    if (proving != NULL)
+        proving->client = NULL;
+}
+
 static void list_refreshed(void *opaque, bool cancelled)
 {
     struct nbd_proving *proving = opaque;

@@ -139,6 +139,7 @@ static bool start_watching(struct nbd_client *client)
 static void keep(struct nbd_client *client, uint64_t deadline_ns)
 {
     client->deadline_ns = deadline_ns;
+    nbd_client_forget_proving(client);
     nbd_client_move(client, &client->server->lobby.spent);
     if (client->event == NULL ? !start_watching(client) : !watch(client))
         nbd_client_end(client, "out of memory");

@@ -83,9 +83,12 @@ struct nbd_client {
 
 /* Who waits for the list of those that are let in. */
 struct nbd_proving {
-    struct nbd_client *client; /* NULL: it left */
+    struct nbd_client *client; /* NULL: it left, or lost its negotiator */
     struct ipc_status_tls_peer peer;
 };
+
+/* Its negotiator is not there any more for the answer. */
+void nbd_client_forget_proving(struct nbd_client *client);
 
 /* Drop it: it is in no list and holds no slot afterwards. reason is for the log, NULL: it left in order. */
 void nbd_client_end(struct nbd_client *client, const char *reason);

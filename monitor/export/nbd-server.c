@@ -139,8 +139,7 @@ static void free_client(struct nbd_client *client)
     leave_group(client);
     if (client->event != NULL)
         event_free(client->event);
-    if (client->proving != NULL)
-        client->proving->client = NULL;
+    nbd_client_forget_proving(client);
     nbd_peer_unref(client->from);
     socket_close_client(&client->fd);
     free(client);

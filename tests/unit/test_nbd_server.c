@@ -19,8 +19,10 @@
 #include "common/ipc/channel.h"
 #include "common/net/nbd-protocol.h"
 #include "monitor/export/export.h"
+#include "monitor/export/nbd-private.h"
 #include "monitor/export/nbd-server.h"
 #include "monitor/graph/node.h"
+#include "monitor/graph/objects.h"
 #include "monitor/monitor.h"
 #include "monitor/qmp/session.h"
 #include "nbd-worker/negotiate/directory.h"
@@ -288,6 +290,27 @@ static struct worker_handle *negotiator_of(uint64_t client)
             return workers[i];
     }
     return NULL;
+}
+
+/* ---- The list of those that are let in: the test says when it has been read ---- */
+
+static authz_refreshed_fn *list_done;
+static void *list_opaque;
+
+void __wrap_authz_refresh(struct object_set *set, const char *authz_id, authz_refreshed_fn *done, void *opaque);
+void __wrap_authz_refresh(struct object_set *set, const char *authz_id, authz_refreshed_fn *done, void *opaque)
+{
+    assert_null(list_done);
+    list_done = done;
+    list_opaque = opaque;
+}
+
+static void tell_list(bool cancelled)
+{
+    authz_refreshed_fn *done = TAKE_PTR(list_done);
+
+    assert_non_null(done);
+    done(list_opaque, cancelled);
 }
 
 /* ---- Events and replies ---- */
@@ -1151,6 +1174,60 @@ static void test_a_crowd_that_fails_is_kept_connected(void **state)
     assert_int_equal(nbd_server_get_info(monitor.nbd_server).connections, 0); /* those that left themselves */
 }
 
+/* With tls-authz; the negotiators are those without TLS, which the catalogue would not let say it. */
+static void prove(struct worker_handle *worker, uint64_t client)
+{
+    struct ipc_status status = { .magic = IPC_MAGIC,
+                                 .type = IPC_STATUS_TLS_PEER,
+                                 .tls_peer = { .client_id = client, .has_identity = 1 } };
+
+    if (monitor.nbd_server->tls_authz == NULL)
+        monitor.nbd_server->tls_authz = strdup("list");
+    assert_int_equal(worker->ops->status(worker, &status, worker->opaque), 0);
+    assert_non_null(list_done);
+}
+
+/* The answer is for nobody then, whatever it is. */
+static void test_who_fails_while_the_list_is_read_is_not_let_in(void **state)
+{
+    start_server_ready(100);
+    for (unsigned i = 1; i <= 2; i++) {
+        int client = connect_client();
+        struct worker_handle *worker = negotiator_of(i);
+
+        prove(worker, i);
+        monitor.nbd_server->lobby.close_ns = now_ns() + UINT64_C(60000000000); /* it is one of a crowd */
+        assert_int_equal(report_failure(worker, i), 0);
+        assert_true(worker->asked_to_go);
+        tell_list(i == 2);
+        assert_int_equal(worker->sent_count, 1);
+        assert_false(is_closed(client));
+        close(client);
+        turn();
+    }
+}
+
+static void test_who_gives_its_negotiator_away_while_the_list_is_read_is_not_let_in(void **state)
+{
+    struct worker_handle *oldest;
+    int clients[NEGOTIATORS];
+    int newcomer;
+
+    start_server_ready(100);
+    fill_the_pool(clients, NEGOTIATORS);
+    oldest = negotiator_of(1);
+    prove(oldest, 1);
+    newcomer = connect_client();
+    turn_until(the_newcomer_has_a_negotiator);
+    assert_true(oldest->asked_to_go);
+    tell_list(false);
+    assert_int_equal(oldest->sent_count, 1);
+    assert_false(is_closed(clients[0]));
+    for (unsigned i = 0; i < NEGOTIATORS; i++)
+        close(clients[i]);
+    close(newcomer);
+}
+
 static void test_no_process_before_a_whole_first_message(void **state)
 {
     int client;
@@ -1697,6 +1774,8 @@ int main(void)
         SERVER_TEST(test_who_has_had_its_share_gives_its_negotiator_away),
         SERVER_TEST(test_those_that_have_waited_in_vain_come_last),
         SERVER_TEST(test_a_crowd_that_fails_is_kept_connected),
+        SERVER_TEST(test_who_fails_while_the_list_is_read_is_not_let_in),
+        SERVER_TEST(test_who_gives_its_negotiator_away_while_the_list_is_read_is_not_let_in),
         SERVER_TEST(test_no_process_before_a_whole_first_message),
         SERVER_TEST(test_who_will_not_finish_its_first_message_is_closed),
         SERVER_TEST(test_a_negotiator_that_lies_is_told_off),

@@ -465,6 +465,8 @@ static void worker_is_ready(struct worker_handle *worker, const struct ipc_statu
     struct export *export = opaque;
     int r = 0;
 
+    if (export->state != EXPORT_CREATING) /* it is on its way out */
+        return;
     /* An export that may not write must not have said that it can. */
     if (!export->writable && (ready->export_flags & IPC_EXPORT_WRITABLE) != 0)
         r = error_set(&export->failure, -EPROTO, "its worker claims to be writable");

@@ -181,7 +181,7 @@ bool status_run(struct worker_handle *worker, unsigned max)
             return true;
         if (r == 0)
             return false;
-        if (worker->killed) /* and is not listened to; only the end of the pipe means something */
+        if (worker->killed || worker->dying) /* not listened to any more; only the end of the pipe means something */
             continue;
         if (r > 0)
             r = dispatch(worker, &status, &err);

@@ -177,6 +177,7 @@ static void look(struct worker_handle *worker)
     if (worker->dying || worker->killed || !leader_has_ended(worker))
         return;
     syscall(SYS_pidfd_send_signal, worker->pidfd, SIGKILL, NULL, 0); /* in case that it ended only this thread */
+    status_run(worker, RECORDS_AFTER_DEATH);                         /* its last words */
     begin_to_die(worker);
 }
 

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -502,6 +503,23 @@ static void test_drain_of_one_that_hangs_while_starting(void **state)
     assert_false(f->ready || f->failed);
 }
 
+static void test_ready_of_one_that_was_found_dead_is_not_taken(void **state)
+{
+    struct fixture *f = *state;
+    struct pollfd pfd;
+
+    start(f, "ok");
+    pfd = (struct pollfd){ .fd = f->worker->status_fd, .events = POLLIN };
+    assert_int_equal(poll(&pfd, 1, WAIT_MAX_S * 1000), 1);
+    f->worker->dying = true;
+    assert_true(status_run(f->worker, 16));
+    assert_false(f->ready);
+    assert_int_equal(worker_get_state(f->worker), WORKER_CREATING);
+    kill(worker_get_pid(f->worker), SIGKILL);
+    wait_for(f, &f->gone);
+    assert_false(f->ready);
+}
+
 /* ---- Broken protocol ---- */
 
 static void assert_protocol_kill(struct fixture *f, const char *export_id, const char *text)
@@ -684,6 +702,7 @@ int main(void)
         WORKER_TEST(test_kill_by_the_owner_is_expected),
         WORKER_TEST(test_drain_that_is_ignored_ends_in_sigkill),
         WORKER_TEST(test_drain_of_one_that_hangs_while_starting),
+        WORKER_TEST(test_ready_of_one_that_was_found_dead_is_not_taken),
         WORKER_TEST(test_errors_short_record),
         WORKER_TEST(test_errors_unknown_record),
         WORKER_TEST(test_errors_record_in_the_wrong_state),

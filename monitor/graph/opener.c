@@ -46,6 +46,7 @@ struct opener_task {
     bool starting;  /* the opener has it, and no child has said a word */
     bool lost;      /* its child is gone */
     bool late;      /* the first request has been answered in the child's place */
+    bool missed;    /* one behind it was, and the child never heard of it */
     bool ending;
     uint32_t pid;
     uint64_t last_cookie;
@@ -172,6 +173,7 @@ static void request_expired(evutil_socket_t fd, short what, void *arg)
         answer_error(request, &err);
         return;
     }
+    task->missed = true;
     TAILQ_REMOVE(&task->requests, request, link);
     answer_error(request, &err);
     request_free(request);
@@ -354,7 +356,7 @@ static void path_found(struct opener_task *task, const struct opener_reply *repl
 static void request_done(struct opener_task *task, const struct opener_reply *reply, int fd)
 {
     struct request *request = TAILQ_FIRST(&task->requests);
-    bool was_late = task->late;
+    bool tell = task->late || task->missed;
 
     if (request == NULL) { /* it was dropped */
         close_fd(&fd);
@@ -362,10 +364,11 @@ static void request_done(struct opener_task *task, const struct opener_reply *re
     }
     TAILQ_REMOVE(&task->requests, request, link);
     set_late(task, false);
+    task->missed = false;
     answer(request, reply, fd);
     request_free(request);
     send_first(task); /* unless whoever was answered has asked again, which sent it */
-    if (was_late && task->ops != NULL && task->ops->recovered != NULL)
+    if (tell && task->ops != NULL && task->ops->recovered != NULL)
         task->ops->recovered(task->opaque);
 }
 

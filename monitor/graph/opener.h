@@ -4,7 +4,8 @@
  * requests to them, each of which has a deadline. Nothing here waits.
  *
  * A task's requests are carried out one after the other. One that is late has been answered for its owner; what the
- * child then says of it all the same is only a reason to say what is wanted once more (recovered()).
+ * child then says of it all the same is only a reason to say what is wanted once more (recovered()). So is the end of
+ * one behind which others were late, of which the child has never heard.
  */
 #ifndef BULKHEAD_MONITOR_GRAPH_OPENER_H
 #define BULKHEAD_MONITOR_GRAPH_OPENER_H
@@ -37,7 +38,7 @@ struct opener_ask {
 struct opener_task_ops {
     /* The path of OPEN lies on that device: 0, or -errno with the reason why it may not be opened. NULL: it may. */
     int (*found)(void *opaque, uint64_t device, struct error *err);
-    /* A request that was late has ended; none is under way. NULL: nothing to do. */
+    /* A request that was late, or that kept others waiting for too long, has ended. NULL: nothing to do. */
     void (*recovered)(void *opaque);
 };
 

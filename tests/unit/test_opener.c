@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "monitor/graph/image.h"
+#include "monitor/graph/locks.h"
 #include "monitor/graph/opener.h"
 #include "monitor/monitor.h"
 
@@ -330,6 +332,62 @@ static void test_a_bounded_number_of_children_hangs(void **state)
     new_task(f);
 }
 
+/* ---- Images ---- */
+
+static void succeeded(void *opaque, const struct error *err)
+{
+    struct fixture *f = opaque;
+
+    assert_null(err);
+    f->answers++;
+}
+
+/* An image whose child says that its file system has locks. */
+static struct image *open_image(struct fixture *f)
+{
+    const struct image_options options = { .filename = "/image", .locking = ON_OFF_AUTO_AUTO };
+    struct opener_reply reply = { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY },
+                                  .flags = OPENER_HAS_LOCKS };
+    struct image *image;
+
+    assert_int_equal(image_new(&f->monitor, &options, &image, NULL), 0);
+    assert_int_equal(image_open(image, succeeded, f, NULL), 0);
+    assert_int_equal(take_request(f, 0), OPENER_OPEN);
+    assert_int_equal(send(f->children[0], &reply, sizeof(reply), MSG_NOSIGNAL), sizeof(reply));
+    run_for(f, 5);
+    assert_int_equal(f->answers, 1);
+    return image;
+}
+
+static void assert_locks_asked_for(struct fixture *f, uint32_t uses, uint32_t unshared)
+{
+    struct opener_lock lock = { .uses = ~0u };
+
+    assert_int_equal(recv(f->children[0], &lock, sizeof(lock), MSG_DONTWAIT), sizeof(lock));
+    assert_int_equal(lock.header.type, OPENER_LOCK);
+    assert_int_equal(lock.uses, uses);
+    assert_int_equal(lock.unshared, unshared);
+}
+
+static void test_locks_are_given_back_by_a_child_that_hung_when_they_were_to_be(void **state)
+{
+    struct fixture *f = *state;
+    struct image *image = open_image(f);
+
+    assert_int_equal(image_begin_resize(image, succeeded, f, NULL), 0);
+    assert_locks_asked_for(f, IMAGE_LOCK_RESIZE, 0);
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(image_resize(image, 512, succeeded, f, NULL), 0);
+    assert_int_equal(take_request(f, 0), OPENER_RESIZE);
+    image_end_resize(image);
+    run_for(f, OPENER_RELEASE_MS + 100);
+    assert_false(image_is_late(image)); /* what is under way has more time than what waits behind it */
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(f->answers, 3);
+    assert_locks_asked_for(f, 0, 0);
+    image_close(image);
+}
+
 int main(void)
 {
 #define OPENER_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -345,6 +403,7 @@ int main(void)
         OPENER_TEST(test_the_end_waits_for_the_child_to_close_what_it_has),
         OPENER_TEST(test_the_end_does_not_wait_for_a_child_that_hangs),
         OPENER_TEST(test_a_bounded_number_of_children_hangs),
+        OPENER_TEST(test_locks_are_given_back_by_a_child_that_hung_when_they_were_to_be),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -261,6 +261,11 @@ static void may_resize(void *opaque, const struct error *err)
     struct fuse_export *fuse = opaque;
     struct error failure = err != NULL ? *err : (struct error){ 0 };
 
+    if (fuse->export->worker == NULL) { /* the right would come after fuse_release() */
+        if (err == NULL)
+            image_end_resize(image_of(fuse));
+        return;
+    }
     fuse->resizing = err == NULL;
     if (fuse->ending)
         return;

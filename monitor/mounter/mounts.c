@@ -24,6 +24,15 @@ const struct mount *mounts_find_user(const struct mount *mounts, const struct mo
     return NULL;
 }
 
+/* The device alone does not tell: its number is used again as soon as the mount of another export is gone. */
+static bool is_mount(const struct mount *mount, dev_t dev, const char *source)
+{
+    char own[MOUNTER_ID_MAX];
+
+    fusermount_source(mount->id, own, sizeof(own));
+    return mount->dev == dev && strcmp(own, source) == 0;
+}
+
 bool mounts_is_stray(const struct mount *mounts, const struct mount_row *row, const char *id)
 {
     dev_t dev = makedev(row->dev_major, row->dev_minor);
@@ -33,7 +42,7 @@ bool mounts_is_stray(const struct mount *mounts, const struct mount_row *row, co
     if (strcmp(row->type, FUSERMOUNT_TYPE) != 0 || !row->has_user_id || row->user_id != getuid() ||
         strcmp(row->source, source) != 0)
         return false;
-    while (mounts != NULL && mounts->dev != dev)
+    while (mounts != NULL && !is_mount(mounts, dev, source))
         mounts = mounts->next;
     return mounts == NULL;
 }

@@ -5,6 +5,7 @@ about a mount point may never depend on an answer of the file system that is mou
 """
 
 import array
+import contextlib
 import os
 import pathlib
 import pwd
@@ -107,9 +108,13 @@ class Mounter:
         assert reply.cookie == cookie
         return reply
 
-    def unmount(self, mount, lazy=False):
+    def ask_unmount(self, mount, lazy=False):
         self.cookie += 1
-        return self.request(struct.pack("<IIQQII", MAGIC, UNMOUNT, self.cookie, mount, lazy, 0))
+        self.sock.send(struct.pack("<IIQQII", MAGIC, UNMOUNT, self.cookie, mount, lazy, 0))
+
+    def unmount(self, mount, lazy=False):
+        self.ask_unmount(mount, lazy)
+        return self.reply()
 
     def end(self):
         self.sock.close()
@@ -502,8 +507,7 @@ def test_many_mounts_at_once(mounter, tmp):
         assert all(len(mounts_on(path)) == 1 for path in points)
         for reply in replies:
             reply.close()
-            mounter.cookie += 1
-            mounter.sock.send(struct.pack("<IIQQII", MAGIC, UNMOUNT, mounter.cookie, reply.mount, 0, 0))
+            mounter.ask_unmount(reply.mount)
         assert [mounter.reply().code for _ in points] == [0] * len(points)
         assert not any(mounts_on(path) for path in points)
 
@@ -663,4 +667,47 @@ def test_failure_of_fusermount3_is_explained(helper, point, script, words):
     reply = m.mount(point)
     assert reply.code < 0 and f"cannot mount on '{point}': " in reply.text and words in reply.text, reply.text
     assert len(reply.text) < 511
+    m.end()
+
+
+# Until hold() is over, each fusermount3 waits, or each that mounts.
+HOLD = '[ -e "$TMP/hold" ] && read word <"$TMP/hold"\nexec "$REAL" "$@"'
+HOLD_MOUNTS = '[ "$1" = -o ] || exec "$REAL" "$@"\n' + HOLD
+
+
+@contextlib.contextmanager
+def hold(tmp):
+    os.mkfifo(tmp / "hold")
+    os.chmod(tmp / "hold", 0o644)
+    yield
+    writer = os.open(tmp / "hold", os.O_RDWR)
+    os.unlink(tmp / "hold")
+    os.close(writer)
+
+
+def mount_all(mounter, points):
+    """Their replies, all of them good."""
+    for path in points:
+        mounter.ask_mount(path, ident=path.name)
+    replies = [mounter.reply() for _ in points]
+    assert [reply.text for reply in replies if reply.code != 0] == []
+    return replies
+
+
+def test_device_numbers_of_mounts_that_have_gone_meanwhile(helper, tmp):
+    """The kernel gives them to the next mounts, whose children still know the others by them."""
+    m = helper(HOLD_MOUNTS)
+    points = [new_point(tmp / f"m{i}") for i in range(40)]
+    old = mount_all(m, points[:20])
+    with hold(tmp):
+        for path in points[20:]:
+            m.ask_mount(path, ident=path.name)
+        process.wait_for(lambda: len(process.children_of(m.popen.pid)) == 20, "the mounts to be at work")
+        for reply in old:
+            assert m.unmount(reply.mount).code == 0
+    new = [m.reply() for _ in old]
+    assert [reply.text for reply in new if reply.code != 0] == []
+    assert {reply.device for reply in old} & {reply.device for reply in new}, "none was used again: nothing was seen"
+    for reply in old + new:
+        reply.close()
     m.end()

@@ -56,6 +56,12 @@ static unsigned count_all(const struct job *jobs)
     return count_jobs(jobs, JOB_MOUNT) + count_jobs(jobs, JOB_UNMOUNT) + count_jobs(jobs, JOB_SWEEP);
 }
 
+/* Whether there is room for another unmount or sweep; mounts have their own. */
+static bool has_room(const struct mounter *mounter)
+{
+    return count_jobs(mounter->jobs, JOB_UNMOUNT) + count_jobs(mounter->jobs, JOB_SWEEP) < JOBS_OTHERS_MAX;
+}
+
 bool jobs_are_done(const struct mounter *mounter)
 {
     return mounter->jobs == NULL && (mounter->lost == NULL || now_ns() >= mounter->ended_ns + 2 * CANCEL_NS);
@@ -349,11 +355,11 @@ static void hear(struct mounter *mounter, struct job *job)
         close_fd(&fds[i]);
 }
 
-unsigned jobs_watch(const struct mounter *mounter, struct pollfd *fds)
+unsigned jobs_watch(const struct mounter *mounter, struct pollfd fds[JOBS_MAX])
 {
     unsigned count = 0;
 
-    for (const struct job *job = mounter->jobs; job != NULL; job = job->next)
+    for (const struct job *job = mounter->jobs; job != NULL && count < JOBS_MAX; job = job->next)
         fds[count++] = (struct pollfd){ .fd = job->fd, .events = POLLIN };
     return count;
 }
@@ -397,14 +403,14 @@ void jobs_begin_end(struct mounter *mounter)
 int jobs_timeout_ms(const struct mounter *mounter)
 {
     uint64_t now = now_ns(), due = UINT64_MAX;
-    bool has_room = count_all(mounter->jobs) < JOBS_MAX;
+    bool room = has_room(mounter);
 
     for (const struct job *job = mounter->jobs; job != NULL; job = job->next)
         due = MIN(due, job->deadline_ns);
     for (const struct job *job = mounter->lost; job != NULL; job = job->next)
         due = MIN(due, job->deadline_ns);
     for (const struct mount *m = mounter->mounts; m != NULL; m = m->next) {
-        if (m->unwanted && !m->at_work && has_room)
+        if (m->unwanted && !m->at_work && room)
             due = MIN(due, m->retry_ns);
     }
     if (mounter->ended)
@@ -431,13 +437,16 @@ static void give_up_overdue(struct mounter *mounter, uint64_t now)
     }
 }
 
-/* Sweep where a mount was given up. */
+/* Sweep where a mount was given up, as soon as there is room for that. */
 static void bury(struct mounter *mounter, struct job *job)
 {
     struct work work = { .request = NULL };
+    bool sweeps = job->type != JOB_UNMOUNT && job->has_claim;
 
+    if (sweeps && !has_room(mounter))
+        return;
     take_out(&mounter->lost, job);
-    if (job->type == JOB_UNMOUNT || !job->has_claim || count_all(mounter->jobs) >= JOBS_MAX) {
+    if (!sweeps) {
         free(job);
         return;
     }
@@ -477,7 +486,7 @@ static void start_unmount(struct mounter *mounter, struct mount *mount)
 
 static void start_unmounts(struct mounter *mounter, uint64_t now)
 {
-    for (struct mount *m = mounter->mounts; m != NULL && count_all(mounter->jobs) < JOBS_MAX; m = m->next) {
+    for (struct mount *m = mounter->mounts; m != NULL && has_room(mounter); m = m->next) {
         if (!m->at_work && (m->asked || m->unwanted) && m->retry_ns <= now)
             start_unmount(mounter, m);
     }

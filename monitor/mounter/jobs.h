@@ -12,9 +12,10 @@
 
 #include "monitor/mounter/operation.h"
 
-#define JOBS_MAX        96u /* children at work */
-#define JOBS_MOUNTS_MAX 48u /* of these, mounts: there is always room for unmounts */
-#define JOBS_LOST_MAX   64u /* that were given up and still hang: no more mounts then */
+#define JOBS_MAX        96u                          /* children at work */
+#define JOBS_MOUNTS_MAX 48u                          /* of these, mounts */
+#define JOBS_OTHERS_MAX (JOBS_MAX - JOBS_MOUNTS_MAX) /* unmounts and sweeps; neither take the others' room */
+#define JOBS_LOST_MAX   64u                          /* that were given up and still hang: no more mounts then */
 
 struct job;
 
@@ -37,7 +38,7 @@ void mounter_answer(struct mounter *mounter, uint64_t cookie, struct mounter_rep
 int jobs_mount(struct mounter *mounter, const struct mounter_mount *request, struct error *err);
 
 /* For poll: fill fds, in the order of jobs; how many. And how long until something is due. */
-unsigned jobs_watch(const struct mounter *mounter, struct pollfd *fds);
+unsigned jobs_watch(const struct mounter *mounter, struct pollfd fds[JOBS_MAX]);
 int jobs_timeout_ms(const struct mounter *mounter);
 
 /* What children say. */

@@ -711,3 +711,27 @@ def test_device_numbers_of_mounts_that_have_gone_meanwhile(helper, tmp):
     for reply in old + new:
         reply.close()
     m.end()
+
+
+def test_unmounts_and_mounts_at_work_are_bounded_apart(helper, tmp):
+    """More of each than there may be at once: neither takes the room of the other, and all are done in the end."""
+    m = helper(HOLD)
+    points = [new_point(tmp / f"m{i}") for i in range(108)]
+    replies = mount_all(m, points[:30]) + mount_all(m, points[30:60])
+    with hold(tmp):
+        for reply in replies:
+            m.ask_unmount(reply.mount)
+        process.wait_for(lambda: len(process.children_of(m.popen.pid)) >= 48, "the unmounts to be at work")
+        for path in points[60:]:
+            m.ask_mount(path, ident=path.name)
+        process.wait_for(lambda: m.popen.poll() is not None or len(process.children_of(m.popen.pid)) >= 96,
+                         "the mounts to be at work")
+        assert m.popen.poll() is None, m.popen.stderr.read()
+        time.sleep(0.1)
+        assert len(process.children_of(m.popen.pid)) == 96
+    replies += [m.reply() for _ in points]
+    assert [reply.text for reply in replies if reply.code != 0] == []
+    assert len([reply for reply in replies if reply.fds]) == len(points)
+    for reply in replies:
+        reply.close()
+    m.end()

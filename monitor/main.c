@@ -339,7 +339,7 @@ int main(int argc, char **argv)
     if (r == -EINTR && startup.monitor != NULL && startup.monitor->shutting_down)
         r = 0;
     if (r < 0)
-        log_error("%s", err.text);
+        log_target_tell_failure(err.text);
     if (end(&startup) > 0 && r == 0)
         r = EXIT_LEFT_BEHIND;
     allow_leak_check();

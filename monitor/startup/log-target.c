@@ -25,7 +25,8 @@ static const int priorities[] = { LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
 static struct {
     bool (*put)(enum log_level level, const char *text); /* one line; whether it was taken */
     bool journal;
-    bool detaches; /* to syslog, when the daemon leaves its terminal */
+    bool detaches;  /* to syslog, when the daemon leaves its terminal */
+    bool elsewhere; /* than on standard error */
     int fd;
     bool is_socket;
     bool may_block;        /* so that it is asked whether there is room */
@@ -168,9 +169,21 @@ int log_target_open(const char *to, bool journal, struct error *err)
         use_syslog();
     else
         r = use_file(to, err);
-    if (r == 0)
-        log_set_sink(take_line);
-    return r;
+    if (r < 0)
+        return r;
+    target.elsewhere = to != NULL && strcmp(to, "stderr") != 0;
+    log_set_sink(take_line);
+    return 0;
+}
+
+void log_target_tell_failure(const char *text)
+{
+    log_error("%s", text);
+    if (!target.elsewhere)
+        return;
+    log_set_sink(NULL);
+    log_error("%s", text);
+    log_set_sink(take_line);
 }
 
 void log_target_detach(void)

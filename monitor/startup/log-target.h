@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Where the monitor's log goes: standard error, the journal behind it, the host's log daemon, or a file. Whoever takes the
- * lines may stop to do so, and clients of the network can cause lines: one that is not taken at once is lost, counted, and
- * told of later. Only a regular file's writes may wait, for its file system.
+ * Where the monitor's log goes: standard error, the journal behind it, the host's log daemon, or a file. Whoever takes
+ * the lines may stop to do so, and clients of the network can cause lines: one that is not taken at once is lost,
+ * counted, and told of later. Only a regular file's writes may wait, for its file system.
  *
  * Beside the level and the sink of log.h this is the only global state, for the same reason.
  */
@@ -17,6 +17,9 @@
  * 0 or -errno.
  */
 int log_target_open(const char *to, bool journal, struct error *err);
+
+/* The start failed: whoever waits for it is told on standard error, too, wherever the log goes. */
+void log_target_tell_failure(const char *text);
 
 /* A daemon is about to leave its terminal. */
 void log_target_detach(void);

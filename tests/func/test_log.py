@@ -216,6 +216,18 @@ def test_a_file_takes_the_log_of_a_daemon(new_server):
     assert lines[0] == "before" and "bulkhead: info: ending, because of signal 15" in lines[1]
 
 
+@pytest.mark.parametrize("stage", ["account", "options"])
+@pytest.mark.parametrize("target", ["file", "syslog"])
+def test_a_start_that_fails_is_told_on_standard_error_wherever_the_log_goes(quiet, target, stage):
+    path = quiet.dir / "log.txt"
+    wrong = {"account": ["--user=no-such-account"], "options": ["--export", "nbd,id=e,node-name=nobody"]}[stage]
+    said = process.run(*quiet.argv("--log-to", path if target == "file" else target, *wrong), status=1).stderr_text
+    quiet.stopped = True
+    assert said.count("bulkhead: error: ") == 1 and wrong[0].split("=")[0] in said
+    if target == "file" and stage == "options":  # else the file is not open yet
+        assert path.read_text() == said
+
+
 @pytest.mark.parametrize("args,text", [
     (["--log-level=loud"], "--log-level must be"), (["--log-to=somewhere"], "--log-to must be"),
     (["--log-to=/nonexistent/log"], "cannot open '/nonexistent/log'"),
@@ -223,4 +235,4 @@ def test_a_file_takes_the_log_of_a_daemon(new_server):
 def test_a_wrong_target_is_refused(quiet, args, text):
     done = process.run(*quiet.argv(*args), status=1)
     quiet.stopped = True
-    assert text in done.stderr_text
+    assert done.stderr_text.count(text) == 1

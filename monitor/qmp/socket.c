@@ -40,6 +40,7 @@ struct endpoint {
 /* ---- unix ---- */
 
 #define FOLDER_LOCK_TRIES   20
+#define FOLDER_STALE_TRIES  100 /* more, where there is a socket to replace */
 #define FOLDER_LOCK_TICK_NS 2000000
 
 static int unix_endpoint(const struct unix_socket_address *addr, struct endpoint *ret_endpoint, struct error *err)
@@ -85,18 +86,34 @@ static int unix_is_stale(const struct endpoint *endpoint, struct error *err)
         "Failed to bind socket to %s: Address already in use by another program: end it or choose another path", path);
 }
 
+static char *folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash != NULL ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+}
+
+/* Whether only this account makes files there. The group's bits are the mask of an access list, too. */
+static bool folder_is_private(const char *path)
+{
+    _cleanup_free_ char *folder = folder_of(path);
+    struct stat st;
+
+    return folder != NULL && stat(folder, &st) == 0 && st.st_uid == geteuid() &&
+           (st.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
 /*
  * Whoever replaces a socket file must be the only one who does, from the look at it until the new socket listens: to
  * others it looks left over until then. The lock of the folder, for a moment; -1: it cannot be had.
  */
-static int lock_folder(const char *path)
+static int lock_folder(const char *path, unsigned max_tries)
 {
     const struct timespec tick = { .tv_nsec = FOLDER_LOCK_TICK_NS };
-    const char *slash = strrchr(path, '/');
-    _cleanup_free_ char *folder = slash != NULL ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    _cleanup_free_ char *folder = folder_of(path);
     _cleanup_close_ int fd = folder != NULL ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 
-    for (unsigned tries = 0; fd >= 0 && tries < FOLDER_LOCK_TRIES; tries++) {
+    for (unsigned tries = 0; fd >= 0 && tries < max_tries; tries++) {
         if (flock(fd, LOCK_EX | LOCK_NB) == 0)
             return TAKE_FD(fd);
         if (errno != EWOULDBLOCK)
@@ -106,14 +123,23 @@ static int lock_folder(const char *path)
     return -1;
 }
 
-static int unix_replace(const struct endpoint *endpoint, bool locked, struct error *err)
+/*
+ * *folder is its lock, or -1. Everybody may lock what he may read, for as long as he likes: in a folder where nobody
+ * else could be about to listen that keeps us from nothing.
+ */
+static int unix_replace(const struct endpoint *endpoint, int *folder, struct error *err)
 {
     const char *path = endpoint->un.sun_path;
     int r = unix_is_stale(endpoint, err);
 
     if (r <= 0)
         return r;
-    if (!locked)
+    if (*folder < 0) {
+        *folder = lock_folder(path, FOLDER_STALE_TRIES);
+        if (*folder >= 0)
+            return 0; /* the look at it is to be had with the lock */
+    }
+    if (*folder < 0 && !folder_is_private(path))
         return error_set(
             err, -EBUSY,
             "Failed to bind socket to %s: nobody listens on it, but its folder cannot be locked, to be sure "
@@ -124,8 +150,7 @@ static int unix_replace(const struct endpoint *endpoint, bool locked, struct err
     return 0;
 }
 
-/* locked says whether the folder is. */
-static int unix_bind(int fd, const struct endpoint *endpoint, const struct socket_access *access, bool locked,
+static int unix_bind(int fd, const struct endpoint *endpoint, const struct socket_access *access, int *folder,
                      struct error *err)
 {
     const char *path = endpoint->un.sun_path;
@@ -140,7 +165,7 @@ static int unix_bind(int fd, const struct endpoint *endpoint, const struct socke
             return 0;
         if (r != -EADDRINUSE || path[0] == '\0')
             break;
-        r = unix_replace(endpoint, locked, err);
+        r = unix_replace(endpoint, folder, err);
         if (r < 0)
             return r;
         r = -EADDRINUSE;
@@ -168,7 +193,7 @@ static int listen_unix(const struct unix_socket_address *addr, enum socket_passi
                        struct socket_listeners *listeners, struct error *err)
 {
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    _cleanup_close_ int folder = addr->abstract ? -1 : lock_folder(addr->path);
+    _cleanup_close_ int folder = addr->abstract ? -1 : lock_folder(addr->path, FOLDER_LOCK_TRIES);
     struct endpoint endpoint;
     struct socket_access access;
     struct stat st;
@@ -179,7 +204,7 @@ static int listen_unix(const struct unix_socket_address *addr, enum socket_passi
     if (r == 0 && fd < 0)
         r = error_set(err, -errno, "socket: %s", strerror(errno));
     if (r == 0)
-        r = unix_bind(fd, &endpoint, &access, folder >= 0, err);
+        r = unix_bind(fd, &endpoint, &access, &folder, err);
     if (r < 0)
         return r;
     if (!addr->abstract && lstat(addr->path, &st) == 0) {

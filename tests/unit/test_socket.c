@@ -667,19 +667,52 @@ static void test_of_several_that_find_a_stale_socket_one_gets_its_place(void **s
     }
 }
 
-static void test_a_stale_socket_in_a_folder_that_others_lock_stays(void **state)
+/* As if the server had been killed. */
+static void leave_stale(const struct socket_address *addr)
 {
+    struct socket_listeners listeners;
+    struct error err;
+
+    assert_int_equal(try_listen(addr, &listeners, &err), 0);
+    close(listeners.fds[0]);
+    free(listeners.path);
+}
+
+static void test_a_stale_socket_in_a_folder_of_ours_is_replaced_whoever_locks_the_folder(void **state)
+{
+    static const mode_t modes[] = { 0700, 0755, 0711 };
     const struct fixture *f = *state;
     struct socket_address addr = unix_address(f->path);
-    struct socket_listeners listeners = { .count = 0 };
+    struct socket_listeners listeners;
     struct error err;
     int folder = open(f->dir, O_RDONLY | O_DIRECTORY);
 
     assert_int_equal(flock(folder, LOCK_EX), 0);
-    assert_int_equal(try_listen(&addr, &listeners, &err), 0); /* a new one is nobody else's business */
-    close(listeners.fds[0]);
-    listeners.count = 0;
-    free(listeners.path);
+    for (unsigned i = 0; i < ARRAY_SIZE(modes); i++) {
+        assert_int_equal(chmod(f->dir, modes[i]), 0);
+        leave_stale(&addr);
+        assert_int_equal(try_listen(&addr, &listeners, &err), 0);
+        assert_connects(&addr, &listeners);
+        socket_listeners_done(&listeners);
+    }
+    close(folder);
+}
+
+static void test_a_stale_socket_in_a_folder_that_others_write_to_and_lock_stays(void **state)
+{
+    static const mode_t modes[] = { 01777, 0770, 0702 };
+    const struct fixture *f = *state;
+    struct socket_address addr = unix_address(f->path);
+    struct socket_listeners listeners;
+    struct error err;
+    int folder = open(f->dir, O_RDONLY | O_DIRECTORY);
+
+    assert_int_equal(flock(folder, LOCK_EX), 0);
+    leave_stale(&addr); /* to make a new one is nobody else's business */
+    for (unsigned i = 0; i < ARRAY_SIZE(modes); i++) {
+        assert_int_equal(chmod(f->dir, modes[i]), 0);
+        assert_int_equal(try_listen(&addr, &listeners, &err), -EBUSY);
+    }
     assert_int_equal(try_listen(&addr, &listeners, &err), -EBUSY);
     assert_non_null(strstr(err.text, "cannot be locked"));
     close(folder);
@@ -694,7 +727,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_socket_of_somebody_else_at_the_path_is_not_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_stale_socket_is_replaced_and_a_live_one_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_of_several_that_find_a_stale_socket_one_gets_its_place, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_stale_socket_in_a_folder_that_others_lock_stays, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_stale_socket_in_a_folder_of_ours_is_replaced_whoever_locks_the_folder,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_stale_socket_in_a_folder_that_others_write_to_and_lock_stays, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_a_file_that_is_no_socket_is_left_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_descriptors_are_refused_before_and_after_a_client_is_accepted, setup,
                                         teardown),

@@ -78,6 +78,7 @@ static bool take_request(struct nbd_client *client, struct cursor *in)
         client->stalled = true;
         return false;
     }
+    nbd_budget_leave(client); /* it may have got by without what it stood in line for */
     *in = rest;
     return true;
 }

@@ -1429,6 +1429,31 @@ static void test_nobody_overtakes_who_waits_for_the_budget(void **state)
     assert_int_equal(fx->page.ops[BLOCK_OP_READ], 21);
 }
 
+/* What it stood in line for is done in its own turn after all: those behind it are next. */
+static void test_who_gets_by_without_the_budget_leaves_the_line(void **state)
+{
+    struct peer *first = simple_peer();
+    struct peer *second = peer_join(1, 0, 0);
+    struct nbd_thread *thread = &fx->export.threads[0];
+
+    thread->bytes_max = 16 << 20;
+    fake.pend = true;
+    request(first, NBD_CMD_READ, 0, 1, 0, 16 << 20);
+    request(first, NBD_CMD_READ, 0, 2, 0, 8192);
+    turns();
+    request(second, NBD_CMD_READ, 0, 3, 0, 16 << 20);
+    turns();
+    assert_int_equal(fake.pending_count, 1);
+    assert_ptr_equal(thread->wait_head->wait_next, thread->wait_tail);
+    fake.pend = false;
+    complete_all();
+    settle_all(first);
+    assert_true(fx->page.bytes[BLOCK_OP_READ] >= (16 << 20) + 8192);
+    settle_all(second);
+    assert_int_equal(get_simple(second, 3), 0);
+    assert_null(thread->wait_head);
+}
+
 /* It announces a payload that does not come, or takes no reply: as long as nobody waits it may. */
 static void keep_and_wait(struct peer *keeper)
 {
@@ -1898,6 +1923,7 @@ int main(void)
         TEST(test_writes_are_received_while_replies_wait),
         TEST(test_clients_share_a_budget),
         TEST(test_nobody_overtakes_who_waits_for_the_budget),
+        TEST(test_who_gets_by_without_the_budget_leaves_the_line),
         TEST(test_who_keeps_a_payload_back_while_others_wait_is_closed),
         TEST(test_who_takes_no_replies_while_others_wait_is_closed),
         TEST(test_stall_that_ends_with_the_turn),

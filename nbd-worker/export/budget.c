@@ -5,13 +5,19 @@
  * come; nobody overtakes it, but for what fits a small share that every client has in any case.
  *
  * Clients decide how long they keep what they have: they send a payload slowly, or take no replies. While somebody
- * stands in line, one that gives nothing back for the time from one tick to the next is closed.
+ * stands in line, one that holds something at a tick, and at the next one has given nothing back, is closed.
  */
 #include "nbd-worker/export/export.h"
 
 static bool has_room(const struct nbd_thread *thread, size_t size_bytes)
 {
     return thread->bytes_in_use <= thread->bytes_max && size_bytes <= thread->bytes_max - thread->bytes_in_use;
+}
+
+/* The client has memory that others could use, and it is up to the client to let it go; storage may take its time. */
+static bool holds(const struct nbd_client *client)
+{
+    return (client->blocked || client->receiving != NULL) && client->bytes_in_use > NBD_CLIENT_SHARE_BYTES;
 }
 
 /* ---- The line ---- */
@@ -29,7 +35,7 @@ static void wake_first(struct nbd_thread *thread)
 static void start_ticking(struct nbd_thread *thread)
 {
     for (struct nbd_client *client = thread->clients; client != NULL; client = client->next)
-        client->given_back_before = client->given_back;
+        client->given_back_before = holds(client) ? client->given_back : NBD_HELD_NOTHING;
     io_loop_timer_set(thread->loop, &thread->budget_timer, now_ns() + NBD_BUDGET_TICK_NS);
 }
 
@@ -108,11 +114,10 @@ void nbd_budget_give_back(struct nbd_slot *slot)
 
 /* ---- Those that keep it ---- */
 
-/* It does not take its replies, or does not send what it has announced; storage may take its time. */
+/* It did not take its replies, or did not send what it had announced, for the whole time since the last tick. */
 static bool keeps_others_waiting(const struct nbd_client *client)
 {
-    return (client->blocked || client->receiving != NULL) && client->bytes_in_use > NBD_CLIENT_SHARE_BYTES &&
-           client->given_back == client->given_back_before;
+    return holds(client) && client->given_back == client->given_back_before;
 }
 
 static void tick(struct io_timer *timer)

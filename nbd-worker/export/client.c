@@ -384,6 +384,7 @@ struct nbd_client *nbd_client_new(struct nbd_thread *thread, const struct ipc_nb
     client->thread = thread;
     client->client_id = negotiated->client_id;
     client->receive_bytes = NBD_RECEIVE_BYTES;
+    client->given_back_before = NBD_HELD_NOTHING;
     client->limits = (struct nbd_limits){
         .read_only = thread->export->read_only,
         .fast_zero = thread->export->fast_zero,

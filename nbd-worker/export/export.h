@@ -31,6 +31,7 @@
 #define NBD_EXPORT_BYTES_MAX   (256u << 20)
 #define NBD_CLIENT_SHARE_BYTES (64u << 10) /* that a client may have in any case */
 #define NBD_BUDGET_TICK_NS     15000000000ull
+#define NBD_HELD_NOTHING       UINT64_MAX /* at the last tick the client had no memory to give back, or was not there */
 #define NBD_TURN_REQUESTS_MAX  512u            /* of one client, then the others of its thread have theirs */
 #define NBD_RECEIVE_BYTES      (256u << 10)    /* the receive buffer of a thread */
 #define NBD_RECEIVE_LARGE_BYTES (32u << 10) /* of it, while large payloads come: they are to land in their slots */
@@ -101,7 +102,7 @@ struct nbd_client {
     bool waits;
     size_t wait_bytes;
     uint64_t given_back; /* buffers, ever */
-    uint64_t given_back_before; /* at the last tick */
+    uint64_t given_back_before; /* at the last tick, or NBD_HELD_NOTHING */
 
     /* Output. */
     struct nbd_slot *out_head, *out_tail;

@@ -17,6 +17,7 @@
 #define SIZE      (64ull << 20)
 #define REPLY_MAX (48u << 20)
 #define TURNS     64
+#define PEERS_MAX 3
 
 struct peer {
     int fd;
@@ -30,10 +31,10 @@ struct fixture {
     struct nbd_export export;
     struct worker_page page;
     struct io_loop *loop;
-    struct peer peers[2];
-    bool gone[2];
-    bool gone_in_order[2];
-    char reason[2][128];
+    struct peer peers[PEERS_MAX];
+    bool gone[PEERS_MAX];
+    bool gone_in_order[PEERS_MAX];
+    char reason[PEERS_MAX][128];
     bool drained;
     unsigned io_errors;
     int io_error;

@@ -1494,6 +1494,68 @@ static void test_who_takes_no_replies_while_others_wait_is_closed(void **state)
     keep_and_wait(keeper);
 }
 
+static void tick(void)
+{
+    struct nbd_thread *thread = &fx->export.threads[0];
+
+    assert_int_not_equal(thread->budget_timer.when_ns, 0);
+    thread->budget_timer.expired(&thread->budget_timer);
+    turns();
+}
+
+/* Storage had it all up to just before the tick: the client has the time of a whole tick for its replies. */
+static void test_who_holds_memory_since_a_moment_is_not_closed(void **state)
+{
+    struct peer *keeper = simple_peer();
+    struct peer *other = peer_join(1, 0, 0);
+
+    fx->export.threads[0].bytes_max = 16 << 20;
+    fake.pend = true;
+    request(keeper, NBD_CMD_READ, 0, 1, 0, 16 << 20);
+    turns();
+    request(other, NBD_CMD_READ, 0, 2, 0, 16 << 20);
+    turns();
+    fake.pend = false;
+    complete_all();
+    tick();
+    assert_false(fx->gone[0]);
+    tick();
+    assert_true(fx->gone[0]);
+    settle_all(other);
+    assert_int_equal(get_simple(other, 2), 0);
+}
+
+/* It came after the last tick, and what it has announced is still on its way. */
+static void test_who_came_since_the_last_tick_is_not_closed(void **state)
+{
+    struct nbd_request_header h = header(NBD_CMD_WRITE, NBD_CMD_FLAG_FUA, 1, 0, 16 << 20);
+    struct peer *first = simple_peer();
+    struct peer *second = peer_join(1, 0, 0);
+    struct peer *newcomer;
+
+    fx->export.threads[0].bytes_max = 16 << 20;
+    fake.pend = true;
+    request(first, NBD_CMD_READ, 0, 1, 0, 16 << 20);
+    turns();
+    request(second, NBD_CMD_READ, 0, 2, 0, 16 << 20);
+    turns();
+    newcomer = peer_join(2, 0, 0);
+    peer_send(newcomer, &h, sizeof(h));
+    turns();
+    request(first, NBD_CMD_READ, 0, 3, 0, 16 << 20);
+    turns();
+    complete_all();
+    take_and_forget(first);
+    complete_all();
+    take_and_forget(second);
+    assert_int_equal(fake.pending_count, 0);
+    assert_int_equal(fx->export.threads[0].bytes_in_use, 16 << 20);
+    tick();
+    assert_false(fx->gone[2]);
+    tick();
+    assert_true(fx->gone[2]);
+}
+
 /* It sends reads and takes no reply: it gets no more than its share, and the other client does not notice. */
 static void test_client_that_does_not_read(void **state)
 {
@@ -1926,6 +1988,8 @@ int main(void)
         TEST(test_who_gets_by_without_the_budget_leaves_the_line),
         TEST(test_who_keeps_a_payload_back_while_others_wait_is_closed),
         TEST(test_who_takes_no_replies_while_others_wait_is_closed),
+        TEST(test_who_holds_memory_since_a_moment_is_not_closed),
+        TEST(test_who_came_since_the_last_tick_is_not_closed),
         TEST(test_stall_that_ends_with_the_turn),
         TEST(test_command_table),
         TEST(test_extended_read),

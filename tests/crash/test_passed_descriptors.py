@@ -67,6 +67,7 @@ def pass_along(sock, data, passed):
             sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed.fileno()]))])
             return True
         except PermissionError:
+            passed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # we would wait ourselves
             return False
 
 

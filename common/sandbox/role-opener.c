@@ -63,7 +63,7 @@ static const struct sandbox_call process_calls[] = {
     CALL(rt_sigreturn), CALL(rt_sigprocmask), CALL(restart_syscall), CALL(exit), CALL(exit_group), CALL(gettid),
     CALL(getpid), CALL_SELF(tgkill, 0), CALL(set_robust_list), CALL(rseq), SANDBOX_FUTEX_CALLS, CALL(sched_yield),
     CALL_EQ(prctl, 0, PR_SET_NAME), CALL_EQ(prctl, 0, PR_GET_SECCOMP),
-    CALL(clock_gettime), CALL(gettimeofday), CALL(getrandom), CALL(clock_nanosleep), CALL(nanosleep), CALL(setitimer),
+    CALL(clock_gettime), CALL(gettimeofday), CALL(getrandom), CALL(clock_nanosleep), CALL(nanosleep),
 };
 SET(process, SANDBOX_ALLOW, "end, abort(), what fork() does in the child, clocks; seeing that the filter is in force");
 

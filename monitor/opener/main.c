@@ -19,7 +19,6 @@
 static int opener_setup(struct worker *worker, struct error *err)
 {
     signal(SIGCHLD, SIG_IGN); /* nobody waits for the children */
-    signal(SIGALRM, SIG_DFL); /* their time to open a path is limited */
     return 0;
 }
 

@@ -183,7 +183,7 @@ static int parse_list(int fd, struct authz_list *ret_list, struct error *err)
     cJSON *json = NULL;
     char *text = NULL;
     size_t len = 0;
-    int r = files_take(fd, &text, &len, err);
+    int r = files_take(fd, JSON_MESSAGE_BYTES_MAX, &text, &len, err);
 
     if (r == 0)
         r = json_parse(text, len, &json, err);

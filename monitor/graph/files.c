@@ -59,23 +59,36 @@ int files_error(const struct opener_reply *reply, const char *path, struct error
                                                               : reply->code;
 }
 
-int files_take(int memory_fd, char **ret_data, size_t *ret_len_bytes, struct error *err)
+static int check_memory(int fd, size_t max_bytes, size_t *ret_len_bytes, struct error *err)
 {
-    _cleanup_close_ int fd = memory_fd;
     int seals = fcntl(fd, F_GET_SEALS);
     struct stat st;
-    char *data;
 
     if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_WRITE)) != (F_SEAL_SHRINK | F_SEAL_WRITE) || fstat(fd, &st) < 0)
         return error_set(err, -EPROTO, "the opener sent a file in memory that is not sealed");
-    data = calloc(1, (size_t)st.st_size + 1);
+    if (st.st_size < 0 || (uint64_t)st.st_size > max_bytes)
+        return error_set(err, -EPROTO, "the opener sent more than the %zu bytes that it was asked for", max_bytes);
+    *ret_len_bytes = (size_t)st.st_size;
+    return 0;
+}
+
+int files_take(int memory_fd, size_t max_bytes, char **ret_data, size_t *ret_len_bytes, struct error *err)
+{
+    _cleanup_close_ int fd = memory_fd;
+    size_t len = 0;
+    int r = check_memory(fd, max_bytes, &len, err);
+    char *data;
+
+    if (r < 0)
+        return r;
+    data = calloc(1, len + 1);
     if (data == NULL)
         return error_set(err, -ENOMEM, "out of memory");
-    if (pread(fd, data, (size_t)st.st_size, 0) != st.st_size) {
+    if (pread(fd, data, len, 0) != (ssize_t)len) {
         free(data);
         return error_set(err, -EIO, "cannot read what the opener sent");
     }
     *ret_data = data;
-    *ret_len_bytes = (size_t)st.st_size;
+    *ret_len_bytes = len;
     return 0;
 }

@@ -19,7 +19,10 @@ int files_open(struct opener_task *task, const char *path, size_t max_bytes, ope
 /* What a reply that failed says of the file. Returns its code. */
 int files_error(const struct opener_reply *reply, const char *path, struct error *err);
 
-/* The bytes, NUL-terminated beyond their length, which are the caller's. Takes the descriptor. 0 or -errno. */
-int files_take(int memory_fd, char **ret_data, size_t *ret_len_bytes, struct error *err);
+/*
+ * The bytes, at most max_bytes as in files_read(), NUL-terminated beyond their length, which are the caller's. Takes
+ * the descriptor. 0 or -errno.
+ */
+int files_take(int memory_fd, size_t max_bytes, char **ret_data, size_t *ret_len_bytes, struct error *err);
 
 #endif

@@ -19,6 +19,7 @@
 #include "monitor/worker/worker.h"
 
 #define RESTART_MS   1000 /* before an opener that died early is replaced */
+#define ERRNO_MAX    4095 /* of Linux */
 #define STARTING_MAX 64   /* tasks that the opener has and no child has said a word of: bounds its socket */
 
 struct request {
@@ -328,10 +329,13 @@ static void task_lost(struct opener_task *task, const char *why)
 static bool is_valid(const struct opener_task *task, const struct opener_reply *reply, ssize_t len_bytes, int fd)
 {
     const struct request *first = TAILQ_FIRST(&task->requests);
+    bool has_fd = (reply->flags & OPENER_HAS_FD) != 0;
 
-    if (len_bytes != sizeof(*reply) || reply->header.magic != OPENER_MAGIC || reply->code > 0 ||
+    if (len_bytes != sizeof(*reply) || reply->header.magic != OPENER_MAGIC || reply->header.type < OPENER_STARTED ||
+        reply->header.type > OPENER_REPLY || reply->code > 0 || reply->code < -ERRNO_MAX ||
         (reply->flags & ~OPENER_REPLY_ALL) != 0 || memchr(reply->text, '\0', sizeof(reply->text)) == NULL ||
-        (fd >= 0) != ((reply->flags & OPENER_HAS_FD) != 0) || reply->size_bytes > INT64_MAX - 511)
+        (fd >= 0) != has_fd || (has_fd && (reply->header.type != OPENER_REPLY || reply->code < 0)) ||
+        reply->size_bytes > INT64_MAX - 511)
         return false;
     return reply->header.type == OPENER_STARTED || task->ending || first != NULL;
 }
@@ -372,6 +376,7 @@ static void request_done(struct opener_task *task, const struct opener_reply *re
         task->ops->recovered(task->opaque);
 }
 
+/* Room for one descriptor and no more: the kernel closes those beyond it. What came with any is nonsense: -EPROTO. */
 static ssize_t receive(int sock, struct opener_reply *reply, int *ret_fd)
 {
     union {
@@ -380,16 +385,18 @@ static ssize_t receive(int sock, struct opener_reply *reply, int *ret_fd)
     } control;
     struct iovec iov = { reply, sizeof(*reply) };
     struct msghdr msg = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_LEN(sizeof(int))
     };
     ssize_t n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-    struct cmsghdr *cmsg = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+    struct cmsghdr *cmsg = n >= 0 ? CMSG_FIRSTHDR(&msg) : NULL;
 
     *ret_fd = -1;
     if (cmsg != NULL && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS &&
         cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
         memcpy(ret_fd, CMSG_DATA(cmsg), sizeof(int));
-    return n < 0 ? -errno : n;
+    if (n < 0)
+        return -errno;
+    return (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 ? -EPROTO : n;
 }
 
 static void task_readable(evutil_socket_t sock, short what, void *arg)
@@ -403,7 +410,7 @@ static void task_readable(evutil_socket_t sock, short what, void *arg)
         return;
     if (n <= 0 || !is_valid(task, &reply, n, fd)) {
         close_fd(&fd);
-        task_lost(task, n <= 0 ? "it was killed, or the opener was" : "it said what it may not");
+        task_lost(task, n <= 0 && n != -EPROTO ? "it was killed, or the opener was" : "it said what it may not");
     } else if (reply.header.type == OPENER_STARTED) {
         child_started(task, &reply);
     } else if (reply.header.type == OPENER_FOUND && !task->ending) {

@@ -108,7 +108,7 @@ static void file_read(void *opaque, const struct opener_reply *reply, int fd)
     struct error err = { 0 };
     char *text = NULL;
     size_t len = 0;
-    int r = reply->code < 0 ? files_error(reply, own->filename, &err) : files_take(fd, &text, &len, &err);
+    int r = reply->code < 0 ? files_error(reply, own->filename, &err) : files_take(fd, SECRET_BYTES_MAX, &text, &len, &err);
 
     opener_task_end(TAKE_PTR(own->reading), NULL, NULL);
     if (r == 0)

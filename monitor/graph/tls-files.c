@@ -139,7 +139,7 @@ static void read_next(struct tls_files *files);
 static int take_section(struct tls_files *files, const struct tls_file *file, int fd, struct error *err)
 {
     size_t len = 0;
-    int r = files_take(fd, &files->blob.sections[file->section], &len, err);
+    int r = files_take(fd, TLS_FILE_BYTES_MAX, &files->blob.sections[file->section], &len, err);
 
     if (r == 0 && len == 0)
         r = error_set(err, -EINVAL, "'%s' is empty", file->name);

@@ -6,8 +6,11 @@
 #include <event2/event.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include "monitor/graph/files.h"
 #include "monitor/graph/image.h"
 #include "monitor/graph/locks.h"
 #include "monitor/graph/opener.h"
@@ -265,6 +268,9 @@ static void test_errors_in_what_a_child_says_end_it(void **state)
     static const struct opener_reply lies[] = {
         { .header = { .magic = 1, .type = OPENER_REPLY } },
         { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY }, .code = 1 },
+        { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY }, .code = INT32_MIN },
+        { .header = { .magic = OPENER_MAGIC, .type = OPENER_GO } },
+        { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY + 1 } },
         { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY }, .flags = ~OPENER_REPLY_ALL },
         { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY }, .flags = OPENER_HAS_FD },
         { .header = { .magic = OPENER_MAGIC, .type = OPENER_REPLY }, .size_bytes = UINT64_MAX },
@@ -280,6 +286,82 @@ static void test_errors_in_what_a_child_says_end_it(void **state)
         assert_int_equal(f->answers, i + 1);
         assert_int_equal(f->last.code, -EPIPE);
     }
+}
+
+static unsigned count_fds(void)
+{
+    unsigned count = 0;
+
+    for (int fd = 0; fd < 1024; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+static void send_with_fds(struct fixture *f, unsigned child, const struct opener_reply *reply, size_t len_bytes,
+                          unsigned fd_count)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int) * 3)];
+    } control = { .align = { CMSG_LEN(sizeof(int) * fd_count), SOL_SOCKET, SCM_RIGHTS } };
+    struct iovec iov = { (void *)(uintptr_t)reply, len_bytes };
+    struct msghdr msg = { .msg_iov = &iov,
+                          .msg_iovlen = 1,
+                          .msg_control = control.bytes,
+                          .msg_controllen = CMSG_SPACE(sizeof(int) * fd_count) };
+
+    assert_int_equal(sendmsg(f->children[child], &msg, MSG_NOSIGNAL), len_bytes);
+    run_for(f, 5);
+}
+
+static void test_a_child_leaves_no_descriptors_with_the_monitor(void **state)
+{
+    static const struct {
+        enum opener_type type;
+        int code;
+        bool has_fd;
+        bool empty;
+        unsigned fd_count;
+    } rows[] = {
+        { OPENER_REPLY, 0, true, false, 2 },  { OPENER_REPLY, 0, false, false, 3 },
+        { OPENER_REPLY, 0, true, true, 1 },   { OPENER_STARTED, 0, true, false, 1 },
+        { OPENER_FOUND, 0, true, false, 1 },  { OPENER_REPLY, -EIO, true, false, 1 },
+        { OPENER_REPLY, 0, false, false, 1 },
+    };
+    struct fixture *f = *state;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct opener_task *task = new_task(f);
+        struct opener_reply reply = { .header = { .magic = OPENER_MAGIC, .type = rows[i].type },
+                                      .code = rows[i].code,
+                                      .flags = rows[i].has_fd ? OPENER_HAS_FD : 0 };
+        unsigned before = count_fds();
+
+        ask(f, task, 5000);
+        send_with_fds(f, i, &reply, rows[i].empty ? 0 : sizeof(reply), rows[i].fd_count);
+        assert_int_equal(count_fds(), before - 1); /* the monitor's end of its socket is closed */
+        assert_int_equal(f->answers, i + 1);
+        assert_int_equal(f->last.code, -EPIPE);
+    }
+}
+
+static void test_a_file_is_no_longer_than_was_asked_for(void **state)
+{
+    struct error err = { 0 };
+    char *data = NULL;
+    size_t len = 0;
+    int fds[2];
+
+    for (unsigned i = 0; i < 2; i++) {
+        fds[i] = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        assert_int_equal(write(fds[i], "12345", 5), 5);
+        assert_int_equal(fcntl(fds[i], F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE), 0);
+    }
+    assert_int_equal(files_take(fds[0], 4, &data, &len, &err), -EPROTO);
+    assert_int_equal(files_take(fds[1], 5, &data, &len, &err), 0);
+    assert_int_equal(len, 5);
+    assert_string_equal(data, "12345");
+    free(data);
 }
 
 static void test_the_end_waits_for_the_child_to_close_what_it_has(void **state)
@@ -400,6 +482,8 @@ int main(void)
         OPENER_TEST(test_a_path_that_is_found_bad_is_not),
         OPENER_TEST(test_a_child_that_dies_is_the_answer),
         OPENER_TEST(test_errors_in_what_a_child_says_end_it),
+        OPENER_TEST(test_a_child_leaves_no_descriptors_with_the_monitor),
+        OPENER_TEST(test_a_file_is_no_longer_than_was_asked_for),
         OPENER_TEST(test_the_end_waits_for_the_child_to_close_what_it_has),
         OPENER_TEST(test_the_end_does_not_wait_for_a_child_that_hangs),
         OPENER_TEST(test_a_bounded_number_of_children_hangs),

@@ -31,6 +31,7 @@ struct request {
     void *opaque;
     int fds[OPENER_FDS_MAX];
     unsigned fd_count;
+    unsigned timeout_ms;
     bool sent;
     size_t len_bytes;
     union opener_message message;
@@ -47,7 +48,7 @@ struct opener_task {
     bool starting;  /* the opener has it, and no child has said a word */
     bool lost;      /* its child is gone */
     bool late;      /* the first request has been answered in the child's place */
-    bool missed;    /* one behind it was, and the child never heard of it */
+    bool missed;    /* one was that the child has never heard of, or whose owner was in a hurry */
     bool ending;
     uint32_t pid;
     uint64_t last_cookie;
@@ -95,11 +96,17 @@ static void answer(struct request *request, const struct opener_reply *reply, in
         close_fd(&fd);
 }
 
+static void fill_in_error(struct opener_reply *reply, const struct error *err)
+{
+    reply->code = err->code;
+    memcpy(reply->text, err->text, sizeof(reply->text));
+}
+
 static void answer_error(struct request *request, const struct error *err)
 {
-    struct opener_reply reply = { .code = err->code };
+    struct opener_reply reply = { 0 };
 
-    memcpy(reply.text, err->text, sizeof(reply.text));
+    fill_in_error(&reply, err);
     answer(request, &reply, -1);
 }
 
@@ -160,6 +167,29 @@ static void send_first(struct opener_task *task)
         close_fd(&request->fds[--request->fd_count]);
 }
 
+/*
+ * It is not waited for any more, and stays the one under way. That its owner was in a hurry does not make a child one
+ * that hangs: it has OPENER_RELEASE_MS more. The owner is told last, since he may end the task.
+ */
+static void first_expired(struct request *request, const struct error *err)
+{
+    static const struct timeval more = { .tv_sec = OPENER_RELEASE_MS / 1000 };
+    opener_done_fn *done = TAKE_PTR(request->done);
+    void *opaque = request->opaque;
+    struct opener_reply reply = { 0 };
+
+    if (request->timeout_ms < OPENER_RELEASE_MS) {
+        request->timeout_ms = OPENER_RELEASE_MS;
+        request->task->missed = true;
+        evtimer_add(request->timer, &more);
+    } else {
+        set_late(request->task, true);
+    }
+    fill_in_error(&reply, err);
+    if (done != NULL)
+        done(opaque, &reply, -1);
+}
+
 static void request_expired(evutil_socket_t fd, short what, void *arg)
 {
     struct request *request = arg;
@@ -170,8 +200,7 @@ static void request_expired(evutil_socket_t fd, short what, void *arg)
     if (task->starting && task->opener->worker != NULL)
         worker_kill(task->opener->worker, "it did not start a child in time");
     if (request == TAILQ_FIRST(&task->requests)) {
-        set_late(task, true);
-        answer_error(request, &err);
+        first_expired(request, &err);
         return;
     }
     task->missed = true;
@@ -212,6 +241,7 @@ int opener_task_ask(struct opener_task *task, const struct opener_ask *ask, stru
         return error_set(err, r, "%s", strerror(-r));
     }
     request->task = task;
+    request->timeout_ms = ask->timeout_ms;
     request->prepare = ask->prepare;
     request->done = ask->done;
     request->opaque = ask->opaque;

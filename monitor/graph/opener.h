@@ -5,7 +5,8 @@
  *
  * A task's requests are carried out one after the other. One that is late has been answered for its owner; what the
  * child then says of it all the same is only a reason to say what is wanted once more (recovered()). So is the end of
- * one behind which others were late, of which the child has never heard.
+ * one behind which others were late, of which the child has never heard. A task counts as hanging if a request takes
+ * OPENER_RELEASE_MS at least, however short the time is that its owner gives it.
  */
 #ifndef BULKHEAD_MONITOR_GRAPH_OPENER_H
 #define BULKHEAD_MONITOR_GRAPH_OPENER_H
@@ -69,7 +70,7 @@ int opener_task_ask(struct opener_task *task, const struct opener_ask *ask, stru
 /* Whoever owns requests with that opaque does not want to hear of them any more; they are carried out all the same. */
 void opener_task_forget(struct opener_task *task, const void *opaque);
 
-/* A request was not answered in time and the child is still at it. */
+/* A request was not answered in time, nor within OPENER_RELEASE_MS, and the child is still at it. */
 bool opener_task_is_late(const struct opener_task *task);
 
 /*

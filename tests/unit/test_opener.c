@@ -192,6 +192,8 @@ static void test_a_request_that_is_late_is_answered_and_its_child_heard_of_later
     run_for(f, 100);
     assert_int_equal(f->answers, 2); /* the second one has not even been sent */
     assert_int_equal(f->last.code, -ETIMEDOUT);
+    run_for(f, OPENER_RELEASE_MS);
+    assert_int_equal(f->answers, 2);
     assert_true(opener_task_is_late(task));
     assert_int_equal(take_request(f, 0), OPENER_LOOK);
     assert_int_equal(take_request(f, 0), 0);
@@ -203,6 +205,50 @@ static void test_a_request_that_is_late_is_answered_and_its_child_heard_of_later
     say(f, 0, OPENER_REPLY, 0, 0);
     assert_int_equal(f->answers, 3);
     assert_int_equal(f->recovered, 1);
+}
+
+static void test_a_request_of_one_in_a_hurry_does_not_make_a_child_late(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_task *task = new_task(f);
+
+    ask(f, task, 20);
+    run_for(f, 100);
+    assert_int_equal(f->answers, 1);
+    assert_int_equal(f->last.code, -ETIMEDOUT);
+    assert_false(opener_task_is_late(task));
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(f->answers, 1);
+    assert_int_equal(f->recovered, 1);
+    ask(f, task, 5000);
+    say(f, 0, OPENER_REPLY, 0, 0);
+    assert_int_equal(f->answers, 2);
+    assert_int_equal(f->recovered, 1);
+}
+
+static void end_task(void *opaque, const struct opener_reply *reply, int fd)
+{
+    struct fixture *f = opaque;
+
+    f->answers++;
+    opener_task_end(f->task, ended, f);
+}
+
+static void test_who_is_told_that_it_was_late_may_end_the_task(void **state)
+{
+    struct fixture *f = *state;
+    struct opener_look look = { .header.type = OPENER_LOOK };
+    const struct opener_ask hurried = {
+        .message = &look, .len_bytes = sizeof(look), .timeout_ms = 20, .done = end_task, .opaque = f
+    };
+
+    f->task = new_task(f);
+    assert_int_equal(opener_task_ask(f->task, &hurried, NULL), 0);
+    run_for(f, 100);
+    assert_int_equal(f->answers, 1);
+    close_fd(&f->children[0]);
+    run_for(f, 5);
+    assert_true(f->closed);
 }
 
 static void test_what_is_forgotten_is_not_told_of(void **state)
@@ -388,7 +434,7 @@ static void test_the_end_does_not_wait_for_a_child_that_hangs(void **state)
     struct opener_task *task = new_task(f);
 
     ask(f, task, 10);
-    run_for(f, 30);
+    run_for(f, OPENER_RELEASE_MS + 50);
     opener_task_end(task, ended, f);
     run_for(f, 20);
     assert_int_equal(f->ended, 1);
@@ -406,7 +452,7 @@ static void test_a_bounded_number_of_children_hangs(void **state)
 
     for (unsigned i = 0; i < OPENER_LATE_MAX; i++)
         ask(f, new_task(f), 10);
-    run_for(f, 100);
+    run_for(f, OPENER_RELEASE_MS + 100);
     assert_int_equal(f->answers, OPENER_LATE_MAX);
     assert_int_equal(opener_task_new(f->monitor.opener, &ops, f, &task, &err), -EBUSY);
     assert_non_null(strstr(err.text, "do not answer"));
@@ -477,6 +523,8 @@ int main(void)
         OPENER_TEST(test_requests_are_carried_out_one_after_the_other),
         OPENER_TEST(test_who_asks_again_when_he_is_answered_asks_once),
         OPENER_TEST(test_a_request_that_is_late_is_answered_and_its_child_heard_of_later),
+        OPENER_TEST(test_a_request_of_one_in_a_hurry_does_not_make_a_child_late),
+        OPENER_TEST(test_who_is_told_that_it_was_late_may_end_the_task),
         OPENER_TEST(test_what_is_forgotten_is_not_told_of),
         OPENER_TEST(test_a_path_is_opened_if_it_is_found_good),
         OPENER_TEST(test_a_path_that_is_found_bad_is_not),

@@ -160,10 +160,12 @@ const struct object_type object_type_authz_list = {
 
 /* Somebody who wants to know whether it has changed. */
 struct list_waiter {
-    LIST_ENTRY(list_waiter) link;
+    STAILQ_ENTRY(list_waiter) link;
     authz_refreshed_fn *done;
     void *opaque;
 };
+
+STAILQ_HEAD(list_waiters, list_waiter);
 
 struct list_file {
     struct object *object;
@@ -171,11 +173,11 @@ struct list_file {
     bool refresh;
     struct opener_task *task; /* NULL: it was read once and for all */
     bool reading;
-    bool again;  /* somebody came after that had begun */
     bool broken; /* the last time: nobody is let in until it is mended */
     struct error why;
     struct authz_list list;
-    LIST_HEAD(, list_waiter) waiters;
+    struct list_waiters waiters; /* for what is being read */
+    struct list_waiters later;   /* they came after that had begun: for the next time */
 };
 
 static int parse_list(int fd, struct authz_list *ret_list, struct error *err)
@@ -210,14 +212,17 @@ static void take_list(struct list_file *file, const struct opener_reply *reply, 
     file->list = fresh;
 }
 
-static void tell_waiters(struct list_file *file, bool cancelled)
+/* Those that are there now, in the order in which they came. */
+static void tell(struct list_waiters *waiters, bool cancelled)
 {
+    struct list_waiters told = STAILQ_HEAD_INITIALIZER(told);
     struct list_waiter *waiter;
 
-    while ((waiter = LIST_FIRST(&file->waiters)) != NULL) {
+    STAILQ_CONCAT(&told, waiters);
+    while ((waiter = STAILQ_FIRST(&told)) != NULL) {
         struct list_waiter own = *waiter;
 
-        LIST_REMOVE(waiter, link);
+        STAILQ_REMOVE_HEAD(&told, link);
         free(waiter);
         own.done(own.opaque, cancelled);
     }
@@ -248,10 +253,16 @@ static int read_list(struct list_file *file, struct error *err)
     return r;
 }
 
-static int read_again(struct list_file *file)
+/* For those that came while the last time was under way. */
+static void read_for_later_ones(struct list_file *file)
 {
-    file->again = false;
-    return read_list(file, &file->why);
+    STAILQ_CONCAT(&file->waiters, &file->later);
+    if (file->reading || STAILQ_EMPTY(&file->waiters))
+        return;
+    if (read_list(file, &file->why) < 0) {
+        file->broken = true;
+        tell(&file->waiters, false);
+    }
 }
 
 static void list_came(void *opaque, const struct opener_reply *reply, int fd)
@@ -263,10 +274,12 @@ static void list_came(void *opaque, const struct opener_reply *reply, int fd)
     take_list(file, reply, fd);
     if (!file->refresh || reply->code == -EPIPE)
         stop_reading(file);
-    if (object->add_reply != NULL)
+    if (object->add_reply != NULL) {
         object_made(object, file->broken ? &file->why : NULL);
-    else if (!file->again || read_again(file) < 0)
-        tell_waiters(file, false);
+        return;
+    }
+    tell(&file->waiters, false);
+    read_for_later_ones(file);
 }
 
 static void list_file_free(struct object *object)
@@ -274,7 +287,8 @@ static void list_file_free(struct object *object)
     struct list_file *file = object->priv;
 
     stop_reading(file);
-    tell_waiters(file, true);
+    tell(&file->waiters, true);
+    tell(&file->later, true);
     schema_clear(&schema_authz_list, &file->list);
     free(file->filename);
     free(file);
@@ -289,7 +303,8 @@ static int list_file_make(struct object *object, const struct object_options *op
         return error_set(err, -ENOMEM, "out of memory");
     file->object = object;
     file->refresh = options->authz_list_file.refresh;
-    LIST_INIT(&file->waiters);
+    STAILQ_INIT(&file->waiters);
+    STAILQ_INIT(&file->later);
     object->priv = file;
     file->filename = strdup(options->authz_list_file.filename);
     r = file->filename == NULL ? error_set(err, -ENOMEM, "out of memory") : read_list(file, err);
@@ -313,12 +328,11 @@ static bool list_file_allows(const struct object *object, const char *identity, 
 
 static void wait_for_list(struct list_file *file, authz_refreshed_fn *done, void *opaque)
 {
+    struct list_waiters *waiters = file->reading ? &file->later : &file->waiters;
     struct list_waiter *waiter = calloc(1, sizeof(*waiter));
     int r = waiter == NULL ? error_set(&file->why, -ENOMEM, "out of memory") : 0;
 
-    if (r == 0 && file->reading)
-        file->again = true;
-    else if (r == 0)
+    if (r == 0 && !file->reading)
         r = read_list(file, &file->why);
     if (r < 0) {
         free(waiter);
@@ -328,7 +342,7 @@ static void wait_for_list(struct list_file *file, authz_refreshed_fn *done, void
     }
     waiter->done = done;
     waiter->opaque = opaque;
-    LIST_INSERT_HEAD(&file->waiters, waiter, link);
+    STAILQ_INSERT_TAIL(waiters, waiter, link);
 }
 
 void authz_refresh(struct object_set *set, const char *authz_id, authz_refreshed_fn *done, void *opaque)

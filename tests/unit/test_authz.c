@@ -3,12 +3,15 @@
 #include "tests/unit/unit.h"
 
 #include <errno.h>
+#include <event2/event.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "monitor/graph/objects-private.h"
 #include "monitor/monitor.h"
 #include "monitor/qmp/qmp.h"
+#include "tests/unit/opener_children.h"
 
 static void test_patterns_that_match(void **state)
 {
@@ -191,6 +194,112 @@ static void test_errors_id_in_use(void **state)
     assert_false(add(f, (struct object_options){ .type = OBJECT_TYPE_SECRET, .id = "1", .secret.data = "x" }));
 }
 
+/* ---- Lists in files ---- */
+
+struct client {
+    struct fixture *fixture;
+    bool told, cancelled, let_in;
+    const char *then; /* the list's policy from now on */
+};
+
+static char list_path[] = "/tmp/bulkhead-authz-XXXXXX";
+
+static void write_list(const char *policy)
+{
+    FILE *file = fopen(list_path, "w");
+
+    assert_non_null(file);
+    fprintf(file, "{\"policy\": \"%s\"}", policy);
+    fclose(file);
+}
+
+static void list_was_read(void *opaque, bool cancelled)
+{
+    struct client *client = opaque;
+    struct error why;
+
+    assert_false(client->told);
+    client->told = true;
+    client->cancelled = cancelled;
+    client->let_in = !cancelled && authz_allows(client->fixture->set, "f", "me", &why);
+    if (client->then != NULL)
+        write_list(client->then);
+}
+
+static void refresh(struct fixture *f, struct client *client)
+{
+    client->fixture = f;
+    authz_refresh(f->set, "f", list_was_read, client);
+}
+
+static int setup_file(void **state)
+{
+    struct object_options options = { .type = OBJECT_TYPE_AUTHZ_LIST_FILE, .id = "f" };
+    struct fixture *f;
+    int fd = mkstemp(list_path);
+
+    if (fd < 0 || setup(state) < 0)
+        return -1;
+    close(fd);
+    f = *state;
+    f->monitor.base = event_base_new();
+    if (start_opener(&f->monitor) < 0)
+        return -1;
+    write_list("allow");
+    options.authz_list_file.filename = list_path;
+    options.authz_list_file.refresh = true;
+    object_add(f->set, &options, qmp_reply_new(done, f));
+    let_opener_finish(&f->monitor);
+    return f->failed ? -1 : 0;
+}
+
+static int teardown_file(void **state)
+{
+    struct fixture *f = *state;
+    struct opener *opener = f->monitor.opener;
+    struct event_base *base = f->monitor.base;
+
+    teardown(state);
+    opener_free(opener);
+    event_base_free(base);
+    unlink(list_path);
+    strcpy(list_path + strlen(list_path) - 6, "XXXXXX");
+    return 0;
+}
+
+/* Those that come while the list is read do not hold up the others, and get what was there after they had come. */
+static void test_each_waits_for_one_reading_that_began_after_it_came(void **state)
+{
+    struct fixture *f = *state;
+    struct client first = { .then = "deny" };
+    struct client later[2] = { 0 };
+
+    refresh(f, &first);
+    for (unsigned i = 0; i < ARRAY_SIZE(later); i++)
+        refresh(f, &later[i]);
+    while (!first.told && !later[0].told)
+        event_base_loop(f->monitor.base, EVLOOP_ONCE);
+    assert_true(first.told && first.let_in);
+    assert_false(later[0].told || later[1].told);
+    let_opener_finish(&f->monitor);
+    for (unsigned i = 0; i < ARRAY_SIZE(later); i++) {
+        assert_true(later[i].told);
+        assert_false(later[i].let_in || later[i].cancelled);
+    }
+}
+
+static void test_all_that_wait_hear_that_the_list_was_removed(void **state)
+{
+    struct fixture *f = *state;
+    struct client clients[3] = { 0 };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        refresh(f, &clients[i]);
+    assert_int_equal(object_del(f->set, "f", NULL), 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(clients); i++)
+        assert_true(clients[i].told && clients[i].cancelled);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -203,6 +312,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_errors_what_is_not_there_lets_nobody_in, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_removed_object_lives_for_its_user, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors_id_in_use, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_each_waits_for_one_reading_that_began_after_it_came, setup_file,
+                                        teardown_file),
+        cmocka_unit_test_setup_teardown(test_all_that_wait_hear_that_the_list_was_removed, setup_file, teardown_file),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

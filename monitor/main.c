@@ -29,6 +29,9 @@
 /* The exit status after a good life, when workers could not be ended. */
 #define EXIT_LEFT_BEHIND 3
 
+/* A service manager waits for READY=1 until it ends the service: up to 2 s for a place in its queue are worth it. */
+#define READY_TRIES 20
+
 /* A command of the command line whose reply is owed. */
 struct pending {
     bool done;
@@ -238,7 +241,7 @@ static int leave_terminal(struct startup *startup, struct error *err)
 static int serve(struct startup *startup, struct error *err)
 {
     monitor_serve(startup->monitor);
-    environment_notify(&startup->environment, "READY=1\nSTATUS=serving");
+    environment_notify(&startup->environment, "READY=1\nSTATUS=serving", READY_TRIES);
     return 0;
 }
 
@@ -285,7 +288,7 @@ static void run_until_shut_down(struct startup *startup)
     while (!startup->monitor->shut_down) {
         monitor_turn(startup->monitor);
         if (startup->monitor->shutting_down && !told)
-            environment_notify(&startup->environment, "STOPPING=1");
+            environment_notify(&startup->environment, "STOPPING=1", 1);
         told = startup->monitor->shutting_down;
     }
 }

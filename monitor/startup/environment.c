@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 extern char **environ;
 
 #define LISTEN_FDS_START 3
+#define NOTIFY_TRY_MS    100
 
 /* ---- Reading and clearing ---- */
 
@@ -158,12 +160,26 @@ int environment_name_descriptors(const struct environment *environment, struct s
 
 /* ---- The service manager ---- */
 
-void environment_notify(const struct environment *environment, const char *state)
+/* What does not fit into its queue is tried again when there is room, or it is time. */
+static int send_state(int fd, const char *state, unsigned tries)
+{
+    struct pollfd pfd = { .fd = fd, .events = POLLOUT };
+
+    while (send(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        if (errno != EAGAIN || --tries == 0)
+            return -errno;
+        poll(&pfd, 1, NOTIFY_TRY_MS);
+    }
+    return 0;
+}
+
+void environment_notify(const struct environment *environment, const char *state, unsigned tries)
 {
     const char *path = environment->notify_path;
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     _cleanup_close_ int fd = -1;
     size_t len = path != NULL ? strlen(path) : 0;
+    int r;
 
     if (len < 2 || (path[0] != '/' && path[0] != '@') || len >= sizeof(addr.sun_path))
         return;
@@ -171,9 +187,11 @@ void environment_notify(const struct environment *environment, const char *state
     if (path[0] == '@')
         addr.sun_path[0] = '\0';
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&addr,
-                         (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
-        log_warning("cannot notify the service manager: %s", strerror(errno));
+    r = fd < 0 || connect(fd, (struct sockaddr *)&addr, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0
+            ? -errno
+            : send_state(fd, state, tries);
+    if (r < 0)
+        log_warning("cannot notify the service manager: %s", strerror(-r));
 }
 
 bool environment_is_journal(const struct environment *environment, int fd)

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 import pytest
 
@@ -230,18 +231,41 @@ def test_the_service_manager_is_told_when_all_is_served_and_when_it_ends(new_ser
     server.stop()
 
 
-@pytest.mark.own
-def test_a_service_manager_that_does_not_listen_holds_nothing_up(new_server):
-    server = new_server()
-    name = str(server.dir / "notify")
+@contextlib.contextmanager
+def full_queue():
+    """A service manager that has not read what is in its queue, and what names it."""
+    name = f"\0bulkhead-test-queue-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
         manager.bind(name)
-        os.chmod(name, 0o666)
+        manager.settimeout(30)
         filler.connect(name)
         filler.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 filler.send(b"x")
-        server.start(env={"NOTIFY_SOCKET": name})
-        os.unlink(name)
+        yield manager, {"NOTIFY_SOCKET": name.replace("\0", "@")}
+
+
+@pytest.mark.own
+def test_a_service_manager_that_does_not_listen_holds_the_start_up_for_a_moment_and_nothing_else(new_server):
+    server = new_server()
+    with full_queue() as (_, env):
+        server.start(env=env)
+        assert server.log_text().count("cannot notify the service manager: Resource temporarily unavailable") == 1
         server.stop()
+        assert server.log_text().count("cannot notify the service manager: Resource temporarily unavailable") == 2
+
+
+@pytest.mark.own
+def test_a_service_manager_that_is_busy_hears_of_the_start_all_the_same(new_server):
+    server = new_server()
+    with full_queue() as (manager, env):
+        server.spawn(*server.qmp_args(), "--pidfile", server.pid_path, env=env)
+        wait_for(server.pid_path.exists, "the server to be about to serve")
+        time.sleep(0.3)
+        said = manager.recv(100)
+        while said == b"x":
+            said = manager.recv(100)
+        assert said.startswith(b"READY=1\n")
+        server.qmp = Qmp.connect(server.qmp_path)
+    server.stop()

@@ -60,14 +60,17 @@ static bool put_line(enum log_level level, const char *text)
 }
 
 /*
- * O_NONBLOCK belongs to a description, which we share with whoever started us: pipes and terminals are opened anew. 0,
- * or -errno where that is not possible.
+ * O_NONBLOCK belongs to a description, which we share with whoever started us: pipes and terminals are opened anew, by
+ * root too, but only for what the descriptor may do already. A descriptor, or -errno where that is not possible.
  */
-static int reopen(int fd)
+static int reopen(int fd, mode_t type)
 {
     char path[40];
+    int flags = fcntl(fd, F_GETFL);
     int own;
 
+    if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY || !(S_ISFIFO(type) || isatty(fd)))
+        return -EBADF;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     own = open(path, O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     return own >= 0 ? own : -errno;
@@ -80,7 +83,7 @@ static int use_standard_error(struct error *err)
 
     fstat(STDERR_FILENO, &st);
     target.is_socket = S_ISSOCK(st.st_mode);
-    own = target.is_socket || S_ISREG(st.st_mode) ? -1 : reopen(STDERR_FILENO);
+    own = reopen(STDERR_FILENO, st.st_mode);
     target.may_block = own < 0 && !target.is_socket && !S_ISREG(st.st_mode);
     target.fd = own >= 0 ? own : fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
     target.put = put_line;

@@ -101,6 +101,19 @@ def test_standard_error_that_nobody_reads_holds_nothing_up(new_server, kind):
     os.close(ours)
 
 
+def test_standard_error_that_is_for_reading_only_is_not_opened_for_writing(new_server):
+    server = new_server()
+    server.log_level = "debug"
+    path = server.dir / "pipe"
+    os.mkfifo(path, 0o600)
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    server.start(stderr=end)
+    server.qmp.cmd("query-version")
+    assert os.read(end, 1) == b""  # the end: nobody has it open for writing
+    server.stop()
+    os.close(end)
+
+
 def test_the_journal_gets_priorities(quiet):
     """Standard error is the journal's stream when JOURNAL_STREAM names it; lines of all levels from info on go there."""
     ours, theirs = socket.socketpair()

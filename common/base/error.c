@@ -63,9 +63,12 @@ int error_prepend(struct error *err, const char *fmt, ...)
 
 int error_append(struct error *err, const char *fmt, ...)
 {
-    size_t len = strlen(err->text);
+    size_t len;
     va_list args;
 
+    if (err == NULL)
+        return -1;
+    len = strlen(err->text);
     va_start(args, fmt);
     vsnprintf(err->text + len, sizeof(err->text) - len, fmt, args);
     va_end(args);

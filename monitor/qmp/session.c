@@ -326,7 +326,7 @@ static void session_free(struct qmp_session *session)
         evbuffer_free(session->output);
     json_lexer_free(session->lexer);
     session_done_fds(session);
-    free(session);
+    free_wiped(session); /* what was read may be a secret */
 }
 
 int qmp_session_new(struct qmp *qmp, int in, int out, const struct qmp_session_options *options,

@@ -21,6 +21,21 @@ static void test_set_without_an_error_still_returns_the_code(void **state)
     assert_int_equal(error_set(NULL, -EIO, "lost"), -EIO);
 }
 
+static void test_context_of_an_error_that_nobody_wants_goes_nowhere(void **state)
+{
+    assert_true(error_prepend(NULL, "node '%s'", "disk0") < 0);
+    assert_true(error_append(NULL, ": %s", "try again") < 0);
+}
+
+static void test_append_puts_context_behind(void **state)
+{
+    struct error err = { 0 };
+
+    error_set(&err, -EACCES, "Permission denied");
+    assert_int_equal(error_append(&err, ": see '%s'", "disk0"), -EACCES);
+    assert_string_equal(err.text, "Permission denied: see 'disk0'");
+}
+
 static void test_prepend_puts_context_first(void **state)
 {
     struct error err = { 0 };
@@ -56,6 +71,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_set_returns_the_code_and_fills_the_text),
         cmocka_unit_test(test_set_without_an_error_still_returns_the_code),
+        cmocka_unit_test(test_context_of_an_error_that_nobody_wants_goes_nowhere),
+        cmocka_unit_test(test_append_puts_context_behind),
         cmocka_unit_test(test_prepend_puts_context_first),
         cmocka_unit_test(test_long_texts_are_cut_not_overrun),
         cmocka_unit_test(test_every_class_has_a_name),

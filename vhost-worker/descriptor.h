@@ -9,7 +9,7 @@
 
 enum vhost_descriptor {
     VHOST_DESCRIPTOR_OTHER,  /* nothing that vhost-user has a use for: not to be touched, nor closed */
-    VHOST_DESCRIPTOR_EVENT,  /* an eventfd, or another object of the kernel without a file */
+    VHOST_DESCRIPTOR_EVENT,  /* an eventfd, or another object of the kernel that is read and written */
     VHOST_DESCRIPTOR_STREAM, /* a pipe or a socket */
     VHOST_DESCRIPTOR_MEMORY, /* a file of memory (memfd, tmpfs, huge pages), or a regular one on a block device */
 };

@@ -233,6 +233,8 @@ static const struct sandbox_call vhost_calls[] = {
     CALL_EQ(statx, 2, AT_EMPTY_PATH | AT_STATX_DONT_SYNC),
     CALL_EQ(name_to_handle_at, 4, AT_EMPTY_PATH),
     CALL_EQ(fcntl, 1, F_GET_SEALS),
+    CALL_EQ(readv, 2, 0), /* of nothing */
+    CALL_EQ(writev, 2, 0),
     CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL),
     CALL_EQ(memfd_create, 1, MFD_CLOEXEC | MFD_ALLOW_SEALING),
     CALL_EQ(fallocate, 1, 0),
@@ -251,6 +253,8 @@ static const struct sandbox_call door_calls[] = {
     CALL_EQ(statx, 2, AT_EMPTY_PATH | AT_STATX_DONT_SYNC),
     CALL_EQ(name_to_handle_at, 4, AT_EMPTY_PATH),
     CALL_EQ(fcntl, 1, F_GET_SEALS),
+    CALL_EQ(readv, 2, 0), /* of nothing */
+    CALL_EQ(writev, 2, 0),
 };
 SET(door, SANDBOX_ALLOW,
     "front-ends are accepted on the listening socket; what they pass is looked at, without asking whoever is behind it, "

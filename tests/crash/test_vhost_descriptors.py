@@ -8,6 +8,7 @@ import array
 import contextlib
 import os
 import pathlib
+import select
 import signal
 import socket
 import struct
@@ -120,6 +121,24 @@ def test_a_file_that_cannot_be_closed_does_not_stop_the_export(server, image, bu
         assert hangs(door) and not process.alive(worker)
         server.qmp.cmd("blockdev-del", {"node-name": "disk"})
     assert "was dropped: it passed a descriptor" in server.log_text()
+
+
+@pytest.mark.parametrize("request_", [12, 13, 14], ids=["kick", "call", "err"])
+def test_an_epoll_is_no_eventfd(server, image, build, request_):
+    """Whoever waits for it asks every file in it, one of a FUSE server that does not answer too."""
+    server.add_file("disk", image(size=64 * MIB))
+    path = vhost.export(server, "disk")
+    worker = server.export_worker("exp-disk")["pid"]
+    with socket.socket(socket.AF_UNIX) as frontend_, select.epoll() as passed:
+        frontend_.settimeout(20)
+        frontend_.connect(str(path))
+        frontend_.sendmsg([struct.pack("<III", request_, 1, 8) + bytes(8)],
+                          [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed.fileno()]))])
+        with contextlib.suppress(ConnectionResetError):
+            assert frontend_.recv(1) == b""
+    process.wait_for(lambda: "was dropped: it passed a descriptor" in server.log_text(), "it to be told")
+    serves(build, path)
+    assert server.export_worker("exp-disk")["pid"] == worker
 
 
 def test_descriptors_that_nobody_reads_keep_no_other_export_from_them(server, image, build):

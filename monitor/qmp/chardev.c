@@ -95,7 +95,7 @@ static int serve_client(struct chardev *chardev, int in, int out, struct error *
     name_client(chardev, in, label, sizeof(label));
     if (client == NULL) {
         if (!options.stdio)
-            close_fd(&in);
+            socket_close_client(&in);
         return error_set(err, -ENOMEM, "%s: out of memory", label);
     }
     r = qmp_session_new(chardev->set->qmp, in, out, &options, &client->session, err);
@@ -320,7 +320,7 @@ static void chardev_free(struct chardev *chardev)
         event_free(chardev->pause_event);
     socket_listeners_done(&chardev->listeners);
     while (chardev->waiting_count > 0)
-        close_fd(&chardev->waiting[--chardev->waiting_count]);
+        socket_close_client(&chardev->waiting[--chardev->waiting_count]);
     free(chardev->id);
     free(chardev);
 }

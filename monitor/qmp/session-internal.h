@@ -46,6 +46,7 @@ struct qmp_session {
     struct event *resume_event; /* a timer that is due at once: go on in the loop's next turn */
     bool in_always_ready;       /* plain files cannot be waited for */
     bool out_always_ready;
+    bool takes_descriptors; /* that a client passes: to read closes them */
 
     bool negotiated;
     struct qmp_reply *owed; /* the session waits for this */

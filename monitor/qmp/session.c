@@ -24,6 +24,7 @@
 #include "monitor/qmp/json-lexer.h"
 #include "monitor/qmp/json-print.h"
 #include "monitor/qmp/session-internal.h"
+#include "monitor/qmp/socket.h"
 
 /* ---- What a session waits for ---- */
 
@@ -35,7 +36,8 @@ static size_t output_bytes(const struct qmp_session *session)
 /* Whether a further command may be taken. */
 static bool may_run(const struct qmp_session *session)
 {
-    return session->qmp->serving && !session->doomed && session->owed == NULL && output_bytes(session) <= QMP_OUTPUT_PAUSE_BYTES;
+    return session->qmp->serving && !session->doomed && session->owed == NULL &&
+           output_bytes(session) <= QMP_OUTPUT_PAUSE_BYTES;
 }
 
 static bool has_input(const struct qmp_session *session)
@@ -136,7 +138,8 @@ static void read_input(struct qmp_session *session)
 
     if (has_input(session) || session->end_of_input || !may_run(session))
         return;
-    n = read(session->in, session->input, sizeof(session->input));
+    n = session->takes_descriptors ? socket_read_client(session->in, session->input, sizeof(session->input))
+                                   : read(session->in, session->input, sizeof(session->input));
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n < 0) {
@@ -245,6 +248,7 @@ static int session_init_fds(struct qmp_session *session)
     int r;
 
     if (!session->options.stdio) {
+        session->takes_descriptors = socket_takes_descriptors(session->in);
         r = set_nonblocking(session->in, &ignored);
         return r == 0 && session->out != session->in ? set_nonblocking(session->out, &ignored) : r;
     }
@@ -266,8 +270,8 @@ static void session_done_fds(struct qmp_session *session)
         return;
     }
     if (session->out != session->in)
-        close(session->out);
-    close(session->in);
+        socket_close_client(&session->out);
+    socket_close_client(&session->in);
 }
 
 static int session_init_io(struct qmp_session *session)
@@ -337,9 +341,9 @@ int qmp_session_new(struct qmp *qmp, int in, int out, const struct qmp_session_o
 
     if (session == NULL) {
         if (!options->stdio) {
-            close(in);
             if (out != in)
-                close(out);
+                socket_close_client(&out);
+            socket_close_client(&in);
         }
         return error_set(err, r, "%s: out of memory", options->label);
     }

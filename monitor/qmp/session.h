@@ -24,8 +24,8 @@ struct qmp_session;
 int qmp_new(struct monitor *monitor, struct event_base *base, const struct qmp_command *commands,
             unsigned command_count, struct qmp **ret_qmp, struct error *err);
 /*
- * Begin to read. Until then clients are greeted and no more, as by qemu-storage-daemon: what they send is carried out when
- * all is there that the command line makes.
+ * Begin to read. Until then clients are greeted and no more, as by qemu-storage-daemon: what they send is carried out
+ * when all is there that the command line makes.
  */
 void qmp_serve(struct qmp *qmp);
 

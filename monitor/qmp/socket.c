@@ -705,16 +705,50 @@ static void interrupt(int number)
 }
 
 /* The wait of a socket that lingers ends with a signal. */
-void socket_close_client(int *fd)
+static void alarm_begin(void)
 {
-    static const struct itimerval soon = { { .tv_usec = CLOSE_MAX_US }, { .tv_usec = CLOSE_MAX_US } }, never;
+    static const struct itimerval soon = { { .tv_usec = CLOSE_MAX_US }, { .tv_usec = CLOSE_MAX_US } };
 
-    if (*fd < 0)
-        return;
     signal(SIGALRM, interrupt);
     setitimer(ITIMER_REAL, &soon, NULL);
-    close_fd(fd);
+}
+
+static void alarm_end(void)
+{
+    static const struct itimerval never;
+
     setitimer(ITIMER_REAL, &never, NULL);
+}
+
+bool socket_takes_descriptors(int fd)
+{
+    int domain = AF_UNSPEC;
+    int on = 1;
+    socklen_t len = sizeof(domain);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX)
+        return false;
+    len = sizeof(on);
+    return getsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &on, &len) < 0 || on != 0;
+}
+
+ssize_t socket_read_client(int fd, void *buffer, size_t size_bytes)
+{
+    ssize_t n;
+
+    alarm_begin();
+    n = read(fd, buffer, size_bytes);
+    alarm_end();
+    return n;
+}
+
+void socket_close_client(int *fd)
+{
+    if (*fd < 0)
+        return;
+    alarm_begin();
+    close_fd(fd);
+    alarm_end();
 }
 
 void socket_peer_name(int fd, char *text, size_t size)

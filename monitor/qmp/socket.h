@@ -60,8 +60,9 @@ int socket_listen_resolved(const struct inet_socket_address *addr, struct sockad
 bool socket_fd_number(const char *text, int *ret_fd);
 
 /*
- * Remove the socket file and refuse clients from now on, also while another process, one that is just being started, still has a copy. Sockets that
- * were passed in are left alone: whoever shares them goes on to listen. vsock knows no such thing.
+ * Remove the socket file and refuse clients from now on, also while another process, one that is just being started,
+ * still has a copy. Sockets that were passed in are left alone: whoever shares them goes on to listen. vsock knows no
+ * such thing.
  */
 void socket_listeners_stop(struct socket_listeners *listeners);
 
@@ -74,6 +75,12 @@ int socket_connect(const struct socket_address *addr, enum socket_fd_source sour
 /* Accept one client, if there is one: its descriptor, -EAGAIN, or another -errno after which the listener still works
  * (-EMFILE: wait before the next try). */
 int socket_accept(const struct socket_listeners *listeners, int listen_fd);
+
+/* Whether the peer of a socket may pass descriptors along: a unix socket's, unless the kernel refuses them. */
+bool socket_takes_descriptors(int fd);
+
+/* read() of such a socket, which does not wait for what it closes thereby; as socket_close_client(). */
+ssize_t socket_read_client(int fd, void *buffer, size_t size_bytes);
 
 /*
  * Close a client's socket, whatever it has sent that nobody has read, without waiting for it: a descriptor that it

@@ -14,6 +14,7 @@
 
 #include "monitor/qmp/commands.h"
 #include "monitor/qmp/session.h"
+#include "tests/unit/passed.h"
 
 #define GREETING                                                                                                       \
     "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 0, \"major\": 10}, \"package\": \"bulkhead " VERSION \
@@ -651,10 +652,40 @@ static void test_the_schema_can_be_asked_for(void **state)
     client_free(client);
 }
 
+/* A client passes a descriptor along with an 'x'. */
+static int pass_lingering(const struct client *client)
+{
+    int peer;
+    int fd = lingering(&peer);
+
+    assert_int_equal(pass(client->fd, fd), 0);
+    close_fd(&fd);
+    return peer;
+}
+
+static void test_a_client_that_passes_descriptors_holds_up_nobody(void **state)
+{
+    struct monitor *monitor = *state;
+    struct client *client = negotiated_client(monitor);
+    uint64_t before = now_ns();
+    int peers[2];
+
+    peers[0] = pass_lingering(client); /* closed by reading */
+    client_send(client, "\n");
+    assert_non_null(strstr(next_line(monitor, client), "JSON parse error"));
+    peers[1] = pass_lingering(client); /* closed with the session */
+    qmp_session_close(client->session);
+    assert_true(now_ns() - before < LINGER_SECONDS * 1000000000ull / 2);
+    close_fd(&peers[0]);
+    close_fd(&peers[1]);
+    client_free(client);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_client_is_greeted, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_client_that_passes_descriptors_holds_up_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(test_only_qmp_capabilities_runs_before_negotiation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_negotiation_happens_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_capability_that_is_not_offered_is_refused, setup, teardown),

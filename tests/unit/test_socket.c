@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 
 #include "monitor/qmp/socket.h"
+#include "tests/unit/passed.h"
 
 struct fixture {
     char dir[64];
@@ -474,29 +475,9 @@ static void test_a_vsock_address_is_two_numbers(void **state)
 
 /* ---- Descriptors that clients pass ---- */
 
-#define LINGER_SECONDS 10
-
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83
 #endif
-
-static int pass(int sock, int fd)
-{
-    char byte = 'x';
-    struct iovec iov = { &byte, 1 };
-    union {
-        char bytes[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } control = { { 0 } };
-    struct msghdr msg = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
-    };
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-    *cmsg = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
-    memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-    return sendmsg(sock, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
-}
 
 static int connect_to(const char *path)
 {
@@ -551,27 +532,6 @@ static void test_descriptors_are_taken_where_they_are_wanted(void **state)
     struct fixture *f = *state;
 
     check_passing(f->path, SOCKET_TAKES_DESCRIPTORS, 0);
-}
-
-/* A TCP connection with bytes that its peer does not read, and that waits for that when it is closed. */
-static int lingering(int *ret_peer)
-{
-    struct linger linger = { .l_onoff = 1, .l_linger = LINGER_SECONDS };
-    struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    static char bytes[65536];
-    socklen_t len = sizeof(in);
-    _cleanup_close_ int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    assert_int_equal(bind(listener, (struct sockaddr *)&in, sizeof(in)), 0);
-    assert_int_equal(listen(listener, 1), 0);
-    assert_int_equal(getsockname(listener, (struct sockaddr *)&in, &len), 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&in, sizeof(in)), 0);
-    *ret_peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    while (send(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
-        ;
-    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
-    return fd;
 }
 
 static void test_closing_a_client_waits_for_nothing_that_it_passed(void **state)

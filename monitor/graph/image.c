@@ -294,13 +294,29 @@ static int may_open(void *opaque, uint64_t device, struct error *err)
                      image->filename, id);
 }
 
+/* Whoever wanted another size has had an error; workers are told of it all the same. */
+static void looked_again(void *opaque, const struct error *err)
+{
+    struct image *image = opaque;
+    struct graph_node *node;
+
+    if (err != NULL || image->size_bytes == image->size_before_bytes)
+        return;
+    node = graph_first(image->monitor->graph);
+    while (node != NULL && node->image != image)
+        node = graph_next(node);
+    if (node != NULL)
+        export_set_node_resized(image->monitor->exports, node, NULL);
+}
+
 /* The child that hung goes on: what was wanted meanwhile is said again. */
 static void goes_on(void *opaque)
 {
     struct image *image = opaque;
 
+    image->size_before_bytes = image->size_bytes;
     update_locks(image, NULL, NULL);
-    image_refresh(image, OPENER_DEADLINE_MS, NULL, NULL, NULL);
+    image_refresh(image, OPENER_DEADLINE_MS, looked_again, image, NULL);
 }
 
 int image_new(struct monitor *monitor, const struct image_options *options, struct image **ret_image, struct error *err)

@@ -43,6 +43,7 @@ struct image {
     uint64_t size_bytes;
     uint64_t allocated_bytes;
     bool has_allocated;
+    uint64_t size_before_bytes; /* of a look after the child hung */
 
     unsigned users;    /* exports that make use of it */
     unsigned writers;  /* those of them that write */

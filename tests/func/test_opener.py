@@ -17,6 +17,7 @@ import pytest
 from support import fuse, images, process
 from support.fuse import mount_point
 from support.images import MIB
+from support.nbdraw import NbdRaw
 from support.process import wait_for
 
 DEADLINE = 10  # OPENER_DEADLINE_MS
@@ -83,6 +84,12 @@ def assert_prompt(server, rounds=10):
         server.qmp.cmd("__org.bulkhead_query-workers")
         times.append(time.monotonic() - begin)
     assert sorted(times)[rounds // 2] < 0.1, times
+
+
+def size_for_clients(server, name):
+    with NbdRaw.opened(server.nbd_path, name) as client:
+        client.disconnect()
+        return client.size
 
 
 def opener_of(server):
@@ -154,6 +161,7 @@ def test_an_image_that_cannot_be_opened_in_time_is_an_error_and_nobody_else_wait
 def test_operations_on_an_image_that_hangs_fail_in_time_and_work_again_later(server, mounted):
     server.nbd_start()
     server.add_file("disk", mounted.point)
+    server.export("disk", writable=False, id="before", name="before")
     size = server.nodes()["disk"]["image"]["virtual-size"]
     with stopped(mounted):
         resizing = Command(server, "block_resize", {"node-name": "disk", "size": size // 2})
@@ -166,6 +174,7 @@ def test_operations_on_an_image_that_hangs_fail_in_time_and_work_again_later(ser
         assert time.monotonic() - begin < 1
         assert_timed_out(resizing)
         assert_timed_out(exporting)
+    wait_for(lambda: size_for_clients(server, "before") == size // 2, "what was late to be known to the worker")
     wait_for(lambda: server.nodes()["disk"]["image"]["virtual-size"] == size // 2, "what was late to be known")
     server.qmp.cmd("block_resize", {"node-name": "disk", "size": size})
     server.export("disk")

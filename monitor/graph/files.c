@@ -44,14 +44,6 @@ int files_read(struct opener_task *task, const char *path, size_t max_bytes, ope
     return ask(task, &message, path, done, opaque, err);
 }
 
-int files_open(struct opener_task *task, const char *path, size_t max_bytes, opener_done_fn *done, void *opaque,
-               struct error *err)
-{
-    struct opener_read message = { .header.type = OPENER_READ, .max_bytes = (uint32_t)max_bytes, .only_open = 1 };
-
-    return ask(task, &message, path, done, opaque, err);
-}
-
 int files_error(const struct opener_reply *reply, const char *path, struct error *err)
 {
     error_set(err, reply->code, "%s", reply->text);
@@ -59,7 +51,7 @@ int files_error(const struct opener_reply *reply, const char *path, struct error
                                                               : reply->code;
 }
 
-static int check_memory(int fd, size_t max_bytes, size_t *ret_len_bytes, struct error *err)
+int files_check(int fd, size_t max_bytes, size_t *ret_len_bytes, struct error *err)
 {
     int seals = fcntl(fd, F_GET_SEALS);
     struct stat st;
@@ -76,7 +68,7 @@ int files_take(int memory_fd, size_t max_bytes, char **ret_data, size_t *ret_len
 {
     _cleanup_close_ int fd = memory_fd;
     size_t len = 0;
-    int r = check_memory(fd, max_bytes, &len, err);
+    int r = files_check(fd, max_bytes, &len, err);
     char *data;
 
     if (r < 0)

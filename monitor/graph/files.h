@@ -12,9 +12,8 @@ int files_set_folder(struct opener_task *task, const char *path, opener_done_fn 
 int files_read(struct opener_task *task, const char *path, size_t max_bytes, opener_done_fn *done, void *opaque,
                struct error *err);
 
-/* The same, but the reply's descriptor is the file's own, of which nothing has been read. */
-int files_open(struct opener_task *task, const char *path, size_t max_bytes, opener_done_fn *done, void *opaque,
-               struct error *err);
+/* For what is handed on unread: that fd is sealed memory of at most max_bytes, as files_read() gets it. 0 or -errno. */
+int files_check(int fd, size_t max_bytes, size_t *ret_len_bytes, struct error *err);
 
 /* What a reply that failed says of the file. Returns its code. */
 int files_error(const struct opener_reply *reply, const char *path, struct error *err);

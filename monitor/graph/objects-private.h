@@ -78,8 +78,8 @@ void tls_signers_free(struct object_set *set);
 struct tls_files; /* that are being opened */
 
 /*
- * How the outcome is heard of, from the loop, once. credentials_fd: sealed memfd of the public ones. key_fd: the file with
- * private or pre-shared keys, opened and not read; -1: this kind has none. Both are the callee's; with err there are none.
+ * How the outcome is heard of, from the loop, once. credentials_fd: sealed memfd of the public ones. key_fd: one with the
+ * file of private or pre-shared keys, not read here; -1: this kind has none. Both are the callee's; with err there are none.
  */
 typedef void tls_files_done_fn(void *opaque, int credentials_fd, int key_fd, const struct error *err);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Objects of type tls-creds-*, each with its signer process. The monitor opens files and hands them on; what is in them
- * it learns from the signer's word alone, which is no more than "they can be used" or a text. The key is in the signer
- * and nowhere else: the monitor holds a descriptor of the file, so that a signer that died can be replaced.
+ * Objects of type tls-creds-*, each with its signer process. The monitor has files read and hands them on; what is in
+ * them it learns from the signer's word alone, which is no more than "they can be used" or a text. The monitor never
+ * reads the key: it holds sealed memory with a copy of the file, so that a signer that died can be replaced. It has no
+ * descriptor of the file itself, whose closing could take as long as its file system likes.
  */
 #include <errno.h>
 #include <event2/event.h>

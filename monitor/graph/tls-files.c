@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The folder of a tls-creds object: the opener opens its files one after the other; they are copied as they are.
- * Nothing in them is parsed here, and the one with the keys is not even read: the signer gets its descriptor.
+ * The folder of a tls-creds object: the opener reads its files one after the other; they are copied as they are.
+ * Nothing in them is parsed here, and the one with the keys is not even read: the signer gets the memory that it is in.
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -147,6 +147,15 @@ static int take_section(struct tls_files *files, const struct tls_file *file, in
     return r;
 }
 
+/* Nothing of it is read. */
+static int take_key(struct tls_files *files, int fd, struct error *err)
+{
+    size_t len = 0;
+
+    files->key_fd = fd;
+    return files_check(fd, TLS_FILE_BYTES_MAX, &len, err);
+}
+
 static void file_came(void *opaque, const struct opener_reply *reply, int fd)
 {
     struct tls_files *files = opaque;
@@ -154,7 +163,7 @@ static void file_came(void *opaque, const struct opener_reply *reply, int fd)
     struct error err = { 0 };
 
     if (reply->code == 0 && file->section == KEY_FILE)
-        files->key_fd = fd;
+        take_key(files, fd, &err);
     else if (reply->code == 0)
         take_section(files, file, fd, &err);
     else if (reply->code != -ENOENT || file->required)
@@ -174,8 +183,7 @@ static void read_next(struct tls_files *files)
     if (files->next < ARRAY_SIZE(tls_files)) {
         const struct tls_file *file = &tls_files[files->next];
 
-        if ((file->section == KEY_FILE ? files_open : files_read)(files->task, file->name, TLS_FILE_BYTES_MAX,
-                                                                  file_came, files, &err) == 0)
+        if (files_read(files->task, file->name, TLS_FILE_BYTES_MAX, file_came, files, &err) == 0)
             return;
     }
     finish(files, &err);

@@ -185,7 +185,7 @@ static int run_read(struct child *child, const void *message, const int *fds, st
     _cleanup_close_ int fd = -1;
     int r;
 
-    if (!is_string(request->path, sizeof(request->path)) || request->only_open > 1)
+    if (!is_string(request->path, sizeof(request->path)))
         return error_set(err, -EPROTO, "malformed READ");
     r = file_read(child->folder_fd, request, &fd, err);
     if (r < 0)

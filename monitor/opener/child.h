@@ -28,10 +28,7 @@ void child_send(int sock, struct opener_reply *reply, int fd);
  */
 int child_find(struct child *child, const char *path, int *ret_path_fd, struct error *err);
 
-/*
- * file.c: read at most max_bytes of a regular file into a sealed memfd; only_open: give the descriptor of the file
- * itself. 0 or -errno.
- */
+/* file.c: read at most max_bytes of a regular file into a sealed memfd. 0 or -errno. */
 int file_read(int folder_fd, const struct opener_read *request, int *ret_fd, struct error *err);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Small files that the monitor needs the bytes of: secrets, lists of who is let in, certificates. Read here, where it
+ * Small files that are needed by their bytes: secrets, lists of who is let in, certificates, keys. Read here, where it
  * may take as long as it likes, and handed over in sealed memory.
  */
 #include <errno.h>
@@ -68,9 +68,5 @@ int file_read(int folder_fd, const struct opener_read *request, int *ret_fd, str
     size_t len = 0;
     int r = open_regular(folder_fd, request->path, request->max_bytes, &fd, &len, err);
 
-    if (r == 0 && !request->only_open)
-        return copy_sealed(fd, len, request->path, ret_fd, err);
-    if (r == 0)
-        *ret_fd = TAKE_FD(fd);
-    return r;
+    return r < 0 ? r : copy_sealed(fd, len, request->path, ret_fd, err);
 }

@@ -28,7 +28,7 @@ enum opener_type {
     OPENER_RESIZE,   /* change its size, with these locks meanwhile */
     OPENER_SERVE,    /* have these locks, open it once more for a worker, send the worker its BOOT */
     OPENER_FOLDER,   /* where names of READ are looked for from now on; without it where the monitor runs */
-    OPENER_READ,     /* a small file */
+    OPENER_READ,     /* a small file; the reply brings a sealed memfd with what was read */
     OPENER_STARTED,  /* child to monitor: the first word */
     OPENER_FOUND,    /* child to monitor: what the path of OPEN leads to; nothing has been opened or asked for yet */
     OPENER_REPLY,
@@ -91,8 +91,7 @@ struct opener_serve {
 struct opener_read {
     struct opener_header header;
     uint32_t max_bytes;
-    uint32_t
-        only_open; /* 0: the reply brings a sealed memfd with what was read; 1: the descriptor of the file itself */
+    uint32_t reserved;
     char path[OPENER_PATH_MAX];
 };
 

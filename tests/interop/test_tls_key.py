@@ -75,6 +75,14 @@ def test_the_private_key_is_in_the_signer_only(readable_memory, root, tls_server
     waiting.close()
 
 
+def test_the_monitor_has_no_descriptor_of_a_file_with_keys(root, tls_server, pki):
+    """To close one could take as long as its file system likes."""
+    tls_server.creds("x509", pki["server"])
+    held = descriptors(tls_server.server.pid).values()
+    assert any("memfd" in name for name in held)
+    assert not [name for name in held if "key" in name or str(pki["server"]) in name]
+
+
 def test_descriptors_of_a_tls_negotiator(root, tls_server, pki):
     """During the handshake: the client's socket and one to the signer; after it the signer's is closed."""
     server = tls_server.server

@@ -400,6 +400,12 @@ void jobs_begin_end(struct mounter *mounter)
     }
 }
 
+/* Whether an unmount of it is to be started, when its time has come and there is room. */
+static bool has_to_go(const struct mount *mount)
+{
+    return !mount->at_work && (mount->asked || mount->unwanted);
+}
+
 int jobs_timeout_ms(const struct mounter *mounter)
 {
     uint64_t now = now_ns(), due = UINT64_MAX;
@@ -410,7 +416,7 @@ int jobs_timeout_ms(const struct mounter *mounter)
     for (const struct job *job = mounter->lost; job != NULL; job = job->next)
         due = MIN(due, job->deadline_ns);
     for (const struct mount *m = mounter->mounts; m != NULL; m = m->next) {
-        if (m->unwanted && !m->at_work && room)
+        if (room && has_to_go(m))
             due = MIN(due, m->retry_ns);
     }
     if (mounter->ended)
@@ -487,7 +493,7 @@ static void start_unmount(struct mounter *mounter, struct mount *mount)
 static void start_unmounts(struct mounter *mounter, uint64_t now)
 {
     for (struct mount *m = mounter->mounts; m != NULL && has_room(mounter); m = m->next) {
-        if (!m->at_work && (m->asked || m->unwanted) && m->retry_ns <= now)
+        if (has_to_go(m) && m->retry_ns <= now)
             start_unmount(mounter, m);
     }
 }

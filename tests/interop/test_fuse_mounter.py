@@ -9,6 +9,7 @@ import contextlib
 import os
 import pathlib
 import pwd
+import resource
 import select
 import shutil
 import signal
@@ -510,6 +511,20 @@ def test_many_mounts_at_once(mounter, tmp):
             mounter.ask_unmount(reply.mount)
         assert [mounter.reply().code for _ in points] == [0] * len(points)
         assert not any(mounts_on(path) for path in points)
+
+
+def test_unmount_without_a_process_to_be_had_is_tried_again(mounter, point):
+    reply = mounter.mount(point)
+    reply.close()
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)  # it has inherited that
+    as_account("prlimit", f"--pid={mounter.popen.pid}", "--nproc=0:")
+    mounter.ask_unmount(reply.mount)
+    time.sleep(0.2)
+    assert len(mounts_on(point)) == 1
+    as_account("prlimit", f"--pid={mounter.popen.pid}", f"--nproc={'unlimited' if limit < 0 else limit}:")
+    done = mounter.reply()
+    assert done.code == 0, done.text
+    assert mounts_on(point) == []
 
 
 def test_of_two_mounts_on_one_file_at_once_one_is_made(mounter, point):

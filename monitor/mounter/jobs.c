@@ -400,10 +400,25 @@ void jobs_begin_end(struct mounter *mounter)
     }
 }
 
-/* Whether an unmount of it is to be started, when its time has come and there is room. */
-static bool has_to_go(const struct mount *mount)
+/* Whether an unmount of it that was given up has not ended yet. */
+static bool hangs(const struct mounter *mounter, const struct mount *mount)
 {
-    return !mount->at_work && (mount->asked || mount->unwanted);
+    for (const struct job *job = mounter->lost; job != NULL; job = job->next) {
+        if (job->type == JOB_UNMOUNT && job->serial == mount->serial)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * Whether an unmount of it is to be started, when its time has come and there is room. Unless somebody asks, one child
+ * that hangs is enough; at the end, which is short, another try does no harm.
+ */
+static bool has_to_go(const struct mounter *mounter, const struct mount *mount)
+{
+    if (mount->at_work)
+        return false;
+    return mount->asked || (mount->unwanted && (mounter->ended || !hangs(mounter, mount)));
 }
 
 int jobs_timeout_ms(const struct mounter *mounter)
@@ -416,7 +431,7 @@ int jobs_timeout_ms(const struct mounter *mounter)
     for (const struct job *job = mounter->lost; job != NULL; job = job->next)
         due = MIN(due, job->deadline_ns);
     for (const struct mount *m = mounter->mounts; m != NULL; m = m->next) {
-        if (room && has_to_go(m))
+        if (room && has_to_go(mounter, m))
             due = MIN(due, m->retry_ns);
     }
     if (mounter->ended)
@@ -493,7 +508,7 @@ static void start_unmount(struct mounter *mounter, struct mount *mount)
 static void start_unmounts(struct mounter *mounter, uint64_t now)
 {
     for (struct mount *m = mounter->mounts; m != NULL && has_room(mounter); m = m->next) {
-        if (has_to_go(m) && m->retry_ns <= now)
+        if (has_to_go(mounter, m) && m->retry_ns <= now)
             start_unmount(mounter, m);
     }
 }

@@ -477,6 +477,20 @@ def test_mount_point_that_hangs_holds_up_nobody(mounter, point, tmp):
         assert mounter.mount(point).code == 0
 
 
+def test_unmount_that_hangs_is_tried_by_one_child(mounter, tmp):
+    (tmp / "folder").mkdir()
+    reply = mounter.mount(new_point(tmp / "folder" / "file"))
+    reply.close()
+    with fuse.hanging_file_system(tmp / "folder") as hanging:
+        done = mounter.unmount(reply.mount, lazy=True)
+        assert hanging.asked.is_set()
+        assert done.code == -110 and "does its file system hang?" in done.text, done.text
+        child, = process.children_of(mounter.popen.pid)
+        time.sleep(3)  # the time of the next try has come
+        assert process.children_of(mounter.popen.pid) == [child]
+    process.wait_for(lambda: mounter.unmount(reply.mount).code == -2, "the mount to go")
+
+
 def test_end_does_not_wait_for_a_mount_point_that_hangs(mounter, point, tmp):
     with fuse.hanging_file_system(tmp / "hanging") as hanging:
         reply = mounter.mount(point)

@@ -96,7 +96,7 @@ class HangingFileSystem:
     def __init__(self, folder):
         if os.getuid() != 0:
             pytest.skip("only root may mount this way")
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         libc = ctypes.CDLL(None, use_errno=True)

@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "monitor/mounter/fusermount.h"
+
 #define TIMEOUT_NS (MOUNTER_TIMEOUT_MS * 1000000ull)
 #define CANCEL_NS  (MOUNTER_CANCEL_MS * 1000000ull)
 #define LOOK_NS    100000000ull  /* how often to look whether what was given up is gone */
@@ -458,13 +460,27 @@ static void give_up_overdue(struct mounter *mounter, uint64_t now)
     }
 }
 
-/* Sweep where a mount was given up, as soon as there is room for that. */
+/* Whether a mount is being made that a sweep for this job could take for what the job has left behind. */
+static bool is_remade(const struct mounter *mounter, const struct job *lost)
+{
+    char source[MOUNTER_ID_MAX], other[MOUNTER_ID_MAX];
+
+    fusermount_source(lost->id, source, sizeof(source));
+    for (const struct job *job = mounter->jobs; job != NULL; job = job->next) {
+        fusermount_source(job->id, other, sizeof(other));
+        if (job->type == JOB_MOUNT && strcmp(source, other) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Sweep where a mount was given up, as soon as there is room for that and the sweep can meet nothing else. */
 static void bury(struct mounter *mounter, struct job *job)
 {
     struct work work = { .request = NULL };
     bool sweeps = job->type != JOB_UNMOUNT && job->has_claim;
 
-    if (sweeps && !has_room(mounter))
+    if (sweeps && (!has_room(mounter) || is_remade(mounter, job)))
         return;
     take_out(&mounter->lost, job);
     if (!sweeps) {

@@ -764,3 +764,20 @@ def test_unmounts_and_mounts_at_work_are_bounded_apart(helper, tmp):
     for reply in replies:
         reply.close()
     m.end()
+
+
+def test_sweep_leaves_the_mount_alone_that_is_made_again(helper, tmp):
+    """One of an export was given up, and the next one is there but not known yet."""
+    m = helper("""case "$*" in
+        -o*first) exec sleep 60 ;;
+        -o*) "$REAL" "$@"; status=$?; sleep 4; exit $status ;;
+        *) exec "$REAL" "$@" ;;
+        esac""")
+    first = m.ask_mount(new_point(tmp / "first"))
+    time.sleep(8)
+    second = m.ask_mount(new_point(tmp / "second"))
+    replies = {reply.cookie: reply for reply in (m.reply(), m.reply())}
+    assert replies[first].code == -110, replies[first].text
+    assert replies[second].code == 0, replies[second].text
+    replies[second].close()
+    m.end()

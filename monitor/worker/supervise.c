@@ -28,6 +28,7 @@
 #define RECORDS_AFTER_DEATH 256  /* more than a pipe of default size holds */
 #define SILENT_MAX_MS       2000 /* from the end of the status pipe or the control socket to the end of the process */
 #define LOST_MS             3000 /* from SIGKILL, or the end of the process, to the end of all that it had */
+#define LOST_LOOK_MS        500  /* how often a lost one's status pipe is looked at */
 #define CLOSING_MS          2    /* the kernel closes the files of a ring one after the other */
 
 /* ---- Ending ---- */
@@ -105,11 +106,25 @@ static void finish(struct worker_handle *worker)
     supervise_free(worker);
 }
 
+/*
+ * Its status pipe may be in other hands by now, to which it was sent, and which write for ever: it is looked at for its
+ * end, at a pace of ours. The pidfd tells of the rest.
+ */
+static void look_at_lost(struct worker_handle *worker)
+{
+    if (!worker->silent)
+        worker->silent = !status_run(worker, RECORDS_AFTER_DEATH);
+    if (!worker->silent)
+        supervise_set_timer(worker, LOST_LOOK_MS);
+    else if (worker->reaped)
+        supervise_set_timer(worker, CLOSING_MS);
+}
+
 static void give_up(struct worker_handle *worker)
 {
-    if (worker->lost)
-        return;
     worker->lost = true;
+    event_del(worker->status_event);
+    supervise_set_timer(worker, LOST_LOOK_MS);
     log_error("worker %s %d%s%s is lost: %s; perhaps its storage hangs", worker->role->name, (int)worker->pid,
               worker->export_id[0] != '\0' ? " of " : "", worker->export_id,
               worker->reaped ? "it has ended, but not what it had under way" : "SIGKILL does not end it");
@@ -256,6 +271,8 @@ static void timer_expired(evutil_socket_t fd, short what, void *arg)
 
     if (worker->reaped && worker->silent)
         finish(worker);
+    else if (worker->lost)
+        look_at_lost(worker);
     else if (worker->dying || worker->killed)
         give_up(worker);
     else if (worker->silent)

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -520,6 +521,60 @@ static void test_ready_of_one_that_was_found_dead_is_not_taken(void **state)
     assert_false(f->ready);
 }
 
+/* The write end of a pipe that takes the place of the worker's status pipe, as if it had sent that to somebody. */
+static int take_over_status_pipe(struct fixture *f)
+{
+    int ends[2];
+
+    assert_int_equal(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+    event_del(f->worker->status_event);
+    assert_true(dup3(ends[0], f->worker->status_fd, O_CLOEXEC) >= 0);
+    event_add(f->worker->status_event, NULL);
+    close(ends[0]);
+    return ends[1];
+}
+
+static int fill(int pipe_fd, int status_fd)
+{
+    struct ipc_status status = { .magic = IPC_MAGIC, .type = IPC_STATUS_LOG };
+    int bytes = 0;
+
+    while (write(pipe_fd, &status, sizeof(status)) > 0)
+        ;
+    assert_int_equal(ioctl(status_fd, FIONREAD, &bytes), 0);
+    return bytes;
+}
+
+static int left_in(int status_fd)
+{
+    int bytes = 0;
+
+    assert_int_equal(ioctl(status_fd, FIONREAD, &bytes), 0);
+    return bytes;
+}
+
+static void test_whoever_has_the_status_pipe_of_a_lost_one_does_not_keep_the_monitor_busy(void **state)
+{
+    struct fixture *f = *state;
+    int writer, full;
+
+    start_and_wait(f, "ok");
+    writer = take_over_status_pipe(f);
+    kill(worker_get_pid(f->worker), SIGKILL);
+    while (!worker_is_lost(f->worker))
+        event_base_loop(f->base, EVLOOP_ONCE);
+    fill(writer, f->worker->status_fd);
+    while (left_in(f->worker->status_fd) > 0)
+        event_base_loop(f->base, EVLOOP_ONCE);
+    full = fill(writer, f->worker->status_fd);
+    for (unsigned i = 0; i < 5; i++)
+        event_base_loop(f->base, EVLOOP_NONBLOCK);
+    assert_int_equal(left_in(f->worker->status_fd), full);
+    assert_false(f->gone);
+    close(writer);
+    wait_for(f, &f->gone);
+}
+
 /* ---- Broken protocol ---- */
 
 static void assert_protocol_kill(struct fixture *f, const char *export_id, const char *text)
@@ -703,6 +758,7 @@ int main(void)
         WORKER_TEST(test_drain_that_is_ignored_ends_in_sigkill),
         WORKER_TEST(test_drain_of_one_that_hangs_while_starting),
         WORKER_TEST(test_ready_of_one_that_was_found_dead_is_not_taken),
+        WORKER_TEST(test_whoever_has_the_status_pipe_of_a_lost_one_does_not_keep_the_monitor_busy),
         WORKER_TEST(test_errors_short_record),
         WORKER_TEST(test_errors_unknown_record),
         WORKER_TEST(test_errors_record_in_the_wrong_state),

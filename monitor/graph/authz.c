@@ -238,9 +238,10 @@ static void stop_reading(struct list_file *file)
 
 static void list_came(void *opaque, const struct opener_reply *reply, int fd);
 
-/* Its child keeps for the next time, unless it has died. */
+/* Its child keeps for the next time, unless it has died: then there is another one. */
 static int read_list(struct list_file *file, struct error *err)
 {
+    bool kept = file->task != NULL;
     int r = 0;
 
     if (file->task == NULL)
@@ -250,7 +251,7 @@ static int read_list(struct list_file *file, struct error *err)
     file->reading = r == 0;
     if (r < 0)
         stop_reading(file);
-    return r;
+    return r == -EPIPE && kept ? read_list(file, err) : r;
 }
 
 /* For those that came while the last time was under way. */

@@ -300,6 +300,38 @@ static void test_all_that_wait_hear_that_the_list_was_removed(void **state)
         assert_true(clients[i].told && clients[i].cancelled);
 }
 
+/* Of the test's processes, which are children of the opener. */
+static void kill_children(void)
+{
+    char text[64];
+    FILE *file;
+    int pid;
+
+    snprintf(text, sizeof(text), "/proc/self/task/%d/children", (int)getpid());
+    file = fopen(text, "r");
+    if (file == NULL)
+        SKIP("the kernel does not tell of children (CONFIG_PROC_CHILDREN)");
+    while (fscanf(file, "%d", &pid) == 1)
+        kill(pid, SIGKILL);
+    fclose(file);
+}
+
+static void test_a_child_that_died_since_is_replaced(void **state)
+{
+    struct fixture *f = *state;
+    struct client first = { 0 };
+    struct client client = { 0 };
+
+    refresh(f, &first);
+    let_opener_finish(&f->monitor);
+    assert_true(first.told && first.let_in);
+    kill_children();
+    event_base_loop(f->monitor.base, EVLOOP_ONCE); /* the end of its socket */
+    refresh(f, &client);
+    let_opener_finish(&f->monitor);
+    assert_true(client.told && client.let_in);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -314,6 +346,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_errors_id_in_use, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_waits_for_one_reading_that_began_after_it_came, setup_file,
                                         teardown_file),
+        cmocka_unit_test_setup_teardown(test_a_child_that_died_since_is_replaced, setup_file, teardown_file),
         cmocka_unit_test_setup_teardown(test_all_that_wait_hear_that_the_list_was_removed, setup_file, teardown_file),
     };
 

@@ -32,6 +32,7 @@
  * A slot's buffer: the headers of WRITE end where a page begins, so that its data can go to an O_DIRECT image as it is.
  * All other requests are read to the same place and are contiguous too.
  */
+#define FX_CUTS_MAX     16u /* how often others may cut the file under one request before it fails for that */
 #define FX_PAGE_BYTES   4096u
 #define FX_HEAD_BYTES   (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 #define FX_BUFFER_BYTES (FX_PAGE_BYTES + FX_IO_BYTES_MAX + FX_PAGE_BYTES)
@@ -49,8 +50,9 @@ struct fx_slot {
     uint64_t unique;
     uint64_t offset; /* of READ and WRITE */
     size_t bytes;
-    uint64_t fh;   /* that OPEN gives */
-    bool may_grow; /* a WRITE that may make the file longer */
+    uint64_t fh;        /* that OPEN gives */
+    bool may_grow;      /* a WRITE that may make the file longer */
+    unsigned cuts_left; /* how often others may still cut the file under it */
     struct block_request req;
     struct iovec iov;
     bool dirty; /* its buffer takes memory */

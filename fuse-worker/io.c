@@ -154,12 +154,7 @@ static void write_complete(struct block_request *req, int result)
 }
 
 static void grow_then_write(struct fx_slot *slot);
-
-/* Who opens the file to empty it may do so while it is written to. */
-static bool was_cut(const struct fx_slot *slot)
-{
-    return slot->may_grow && slot->offset + slot->bytes > block_node_size(slot->thread->export->root);
-}
+static void write_again(struct fx_slot *slot);
 
 static void write_submit(struct fx_slot *slot)
 {
@@ -167,10 +162,30 @@ static void write_submit(struct fx_slot *slot)
 
     slot->req.complete = write_complete;
     r = submit(slot);
-    if (r == -ENOSPC && was_cut(slot))
-        grow_then_write(slot);
+    if (r == -ENOSPC && slot->cuts_left > 0)
+        write_again(slot);
     else if (r != BLOCK_PENDING)
         write_done(slot, r);
+}
+
+/*
+ * Somebody may have cut the file since its size was looked at, and somebody else made it longer again, so that another
+ * look would tell nothing. A disk that is full says so every time.
+ */
+static void write_again(struct fx_slot *slot)
+{
+    slot->cuts_left--;
+    if (slot->may_grow) {
+        grow_then_write(slot);
+        return;
+    }
+    slot->bytes = readable(slot->thread->export, slot->offset, slot->bytes);
+    if (slot->bytes == 0) {
+        reply(slot, -ENOSPC, NULL, 0);
+        return;
+    }
+    slot->iov.iov_len = slot->req.len_bytes = slot->bytes;
+    write_submit(slot);
 }
 
 /* On a pool thread: make room behind the end before it is written to. */
@@ -226,6 +241,7 @@ static void handle_write(struct fx_slot *slot, const struct fuse_in_header *in)
     }
     prepare(slot, BLOCK_OP_WRITE, arg->offset, bytes, write_complete);
     slot->may_grow = may_grow;
+    slot->cuts_left = FX_CUTS_MAX;
     if (export->writethrough || (arg->flags & (O_SYNC | O_DSYNC)) != 0)
         slot->req.flags |= BLOCK_REQ_FUA;
     if (end > size && may_grow)

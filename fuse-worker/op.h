@@ -32,7 +32,8 @@ struct fx_op {
     uint64_t serial;    /* 0: has not asked */
     uint64_t new_size;
     bool only_grow;
-    bool permitted; /* by the monitor, for this once */
+    bool permitted;   /* by the monitor, for this once */
+    unsigned retries; /* since others cut the file amid it */
     union {
         struct {
             int to_set;
@@ -41,6 +42,7 @@ struct fx_op {
         struct {
             enum { FX_ALLOCATE, FX_PUNCH, FX_ZERO } action;
             uint64_t offset, len_bytes;
+            bool grows;
         } fallocate;
         struct {
             uint64_t offset;

@@ -241,8 +241,30 @@ static const struct {
     { FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, FX_ZERO, false },
 };
 
+static void fallocate_act(struct fx_op *op, int result);
+
+/* What lies behind the end is there again, or is nobody's business, by what was asked for. */
+static void fallocate_again(struct fx_op *op)
+{
+    uint64_t size = block_node_size(op->thread->export->root);
+
+    op->retries++;
+    if (op->fallocate.grows)
+        fx_op_resize(op, fallocate_act);
+    else if (op->fallocate.offset >= size)
+        fx_op_reply(op, 0);
+    else {
+        op->fallocate.len_bytes = MIN(op->fallocate.len_bytes, size - op->fallocate.offset);
+        fallocate_act(op, 0);
+    }
+}
+
 static void zero_finish(struct fx_op *op, int result)
 {
+    if (result == -ENOSPC && op->retries < FX_CUTS_MAX) { /* or the disk is full, and says so again */
+        fallocate_again(op);
+        return;
+    }
     /* A punch that is not supported is an answer, not an error below. */
     if (op->fallocate.action != FX_PUNCH || result != -ENOTSUP)
         fx_count(op->thread, &op->req, op->fallocate.offset, op->fallocate.len_bytes, result);
@@ -294,6 +316,7 @@ static void fallocate_start(fuse_req_t fuse_req, unsigned row, uint64_t offset, 
     if (op == NULL)
         return;
     op->fallocate.action = fallocate_modes[row].action;
+    op->fallocate.grows = fallocate_modes[row].grows;
     op->fallocate.offset = offset;
     op->fallocate.len_bytes = end - offset;
     op->new_size = end;
@@ -346,6 +369,11 @@ static void lseek_at_end(struct fx_op *op)
 
 static void lseek_next(struct fx_op *op, int result)
 {
+    if (result == -EINVAL && op->retries < FX_CUTS_MAX) {
+        op->retries++;
+        lseek_look(op);
+        return;
+    }
     if (result < 0) {
         fx_count(op->thread, &op->req, op->lseek.offset, 0, result);
         fx_op_reply(op, result);
@@ -365,7 +393,8 @@ static void lseek_next(struct fx_op *op, int result)
 
 static void lseek_look(struct fx_op *op)
 {
-    uint64_t size = atomic_load(&op->thread->export->size_bytes);
+    const struct fx_export *export = op->thread->export;
+    uint64_t size = MIN(atomic_load(&export->size_bytes), block_node_size(export->root));
 
     if (op->lseek.offset >= size) {
         lseek_at_end(op);

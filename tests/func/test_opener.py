@@ -213,20 +213,22 @@ def test_objects_whose_file_hangs_fail_in_time(server, mounted):
 
 # ---- Host names ----
 
+NAMES = f"127.9.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"  # of this run; another one may go on beside it
+
 @pytest.fixture
 def silent_names(new_server, tmp):
     """A server that asks a name server which never answers."""
     if os.getuid() != 0:
         pytest.skip("a name server of our own needs root")
     process.need("unshare", "mount")
-    (tmp / "resolv.conf").write_text("nameserver 127.9.9.9\noptions timeout:30\n")
+    (tmp / "resolv.conf").write_text(f"nameserver {NAMES}\noptions timeout:30\n")
     made = process.run("unshare", "-m", "mount", "--bind", tmp / "resolv.conf", "/etc/resolv.conf", status=None)
     if made.returncode != 0:
         pytest.skip(f"/etc/resolv.conf cannot be another one: {made.stderr_text.strip()}")
     server = new_server()
     server.prefix = ["unshare", "-m", "sh", "-c", f'mount --bind {tmp}/resolv.conf /etc/resolv.conf && exec "$@"', "sh"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as names:
-        names.bind(("127.9.9.9", 53))
+        names.bind((NAMES, 53))
         server.names = names
         yield server.start()
 

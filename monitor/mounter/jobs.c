@@ -278,8 +278,8 @@ static void mounted(struct mounter *mounter, struct job *job, struct operation_r
     mount->next = mounter->mounts;
     mounter->mounts = mount;
     mounter->mount_count++;
-    operation_send(job->fd, &taken, sizeof(taken), NULL, 0);
     mounter_answer(mounter, job->cookie, &result->reply, fds);
+    operation_send(job->fd, &taken, sizeof(taken), NULL, 0); /* last: what we cannot tell of any more, the child undoes */
     finish(mounter, job);
 }
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from support import fuse, process
+from support import fuse, locks, process
 from support.fuse import as_account, mount_point, mounts_on
 from support.images import MIB
 from support.process import wait_for
@@ -182,6 +182,11 @@ def monitor_is_dead(server):
     server.gone(killed=True)
 
 
+def images_are_free(exports):
+    """What the workers had under way may still land, and keeps the images locked until it has."""
+    wait_for(lambda: not any(locks.locked_bytes(p) for p in exports.images.values()), "the images to be free", 10)
+
+
 def test_killed_monitor_under_load(exports, new_server):
     loads = [load(exports, name, 30) for name in "ab"]
     exports.note_children()
@@ -192,6 +197,7 @@ def test_killed_monitor_under_load(exports, new_server):
     monitor_is_dead(exports)
     for path in exports.points.values():
         free_again(path)
+    images_are_free(exports)
     again = new_server().start()
     for name in "ab":
         again.add_file(name, exports.images[name])
@@ -218,6 +224,7 @@ def test_everything_killed_at_once_is_cleaned_up_by_the_next_run(exports, new_se
         os.kill(pid, signal.SIGKILL)
     monitor_is_dead_quietly(exports)
     assert all(len(mounts_on(p)) == 1 for p in exports.points.values())
+    images_are_free(exports)
     again = new_server().start()
     for name in "ab":
         again.add_file(name, exports.images[name])

@@ -22,22 +22,9 @@
 #include <sys/socket.h>
 
 #include "common/base/util.h"
-#include "common/sandbox/role.h"
+#include "common/sandbox/role-rows.h"
 
 /* clang-format off */
-#define CALL(call)                     { .name = #call }
-#define CALL_EQ(call, argument, value) { #call, argument, SCMP_CMP_EQ, value, 0, 0, 0 }
-#define CALL_SELF(call, argument)      { #call, argument, SANDBOX_EQ_SELF, 0, 0, 0, 0 }
-
-#define SET(set_name, set_action, set_why)                                                                             \
-    static const struct sandbox_call_set set_##set_name = {                                                            \
-        .name = #set_name,                                                                                             \
-        .why = set_why,                                                                                                \
-        .action = set_action,                                                                                          \
-        .calls = set_name##_calls,                                                                                     \
-        .count = ARRAY_SIZE(set_name##_calls),                                                                         \
-    }
-
 static const struct sandbox_call loop_calls[] = {
     CALL(epoll_wait),    CALL(epoll_pwait),   CALL(epoll_pwait2),     CALL(epoll_ctl),       CALL(epoll_create1),
     CALL(epoll_create),  CALL(eventfd2),      CALL(timerfd_create),   CALL(timerfd_settime), CALL(timerfd_gettime),

@@ -14,23 +14,9 @@
 #include <sys/socket.h>
 
 #include "common/base/util.h"
-#include "common/sandbox/role.h"
+#include "common/sandbox/role-rows.h"
 
 /* clang-format off */
-#define CALL(call)                              { .name = #call }
-#define CALL_EQ(call, argument, value)          { #call, argument, SCMP_CMP_EQ, value, 0, 0, 0 }
-#define CALL_WITHOUT_BITS(call, argument, mask) { #call, argument, SCMP_CMP_MASKED_EQ, mask, 0, 0, 0 }
-#define CALL_SELF(call, argument)               { #call, argument, SANDBOX_EQ_SELF, 0, 0, 0, 0 }
-
-#define SET(set_name, set_action, set_why)                                                                             \
-    static const struct sandbox_call_set set_##set_name = {                                                            \
-        .name = #set_name,                                                                                             \
-        .why = set_why,                                                                                                \
-        .action = set_action,                                                                                          \
-        .calls = set_name##_calls,                                                                                     \
-        .count = ARRAY_SIZE(set_name##_calls),                                                                         \
-    }
-
 static const struct sandbox_call names_calls[] = {
     CALL_EQ(socket, 0, AF_INET), CALL_EQ(socket, 0, AF_INET6), CALL_EQ(socket, 0, AF_NETLINK),
     CALL(connect), CALL(bind), CALL(getsockname), CALL(getpeername), CALL_EQ(setsockopt, 1, IPPROTO_IP),

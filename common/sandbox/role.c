@@ -6,7 +6,7 @@
  * After lock-down nothing is opened and nothing is created: no path, no socket, no process, no ring, no new kind of
  * descriptor. What a worker will ever need exists before it reads its first byte of an image or a client.
  */
-#include "common/sandbox/role.h"
+#include "common/sandbox/role-rows.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,23 +25,6 @@
 #include "common/base/util.h"
 
 /* clang-format off */
-#define CALL(call)                             { .name = #call }
-#define CALL_EQ(call, argument, value)         { #call, argument, SCMP_CMP_EQ, value, 0, 0, 0 }
-#define CALL_NE(call, argument, value)         { #call, argument, SCMP_CMP_NE, value, 0, 0, 0 }
-#define CALL_WITHOUT_BITS(call, argument, mask) { #call, argument, SCMP_CMP_MASKED_EQ, mask, 0, 0, 0 }
-#define CALL_SELF(call, argument)              { #call, argument, SANDBOX_EQ_SELF, 0, 0, 0, 0 }
-#define CALL_EQ_BOTH(call, argument, value, also_argument, also_value)                                                 \
-    { #call, argument, SCMP_CMP_EQ, value, 0, also_argument, also_value }
-
-#define SET(set_name, set_action, set_why)                                                                             \
-    static const struct sandbox_call_set set_##set_name = {                                                            \
-        .name = #set_name,                                                                                             \
-        .why = set_why,                                                                                                \
-        .action = set_action,                                                                                          \
-        .calls = set_name##_calls,                                                                                     \
-        .count = ARRAY_SIZE(set_name##_calls),                                                                         \
-    }
-
 static const struct sandbox_call loop_calls[] = {
     CALL(epoll_pwait2), CALL(epoll_wait), CALL(epoll_pwait), SANDBOX_FUTEX_CALLS, CALL(read), CALL(write),
     CALL(epoll_ctl),    CALL(close),      CALL(sched_yield),

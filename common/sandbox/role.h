@@ -23,17 +23,6 @@ enum sandbox_action {
 /* Conditions on an argument beyond those of enum scmp_compare. */
 #define SANDBOX_EQ_SELF 100 /* the process's own id, known when the filter is made */
 
-/*
- * futex(2) without what inherits priorities, requeues, or works on two words: half of the call's history of holes, and
- * the C library asks for none of it. An int argument: the kernel does not look at the upper half.
- */
-#define SANDBOX_FUTEX(operation)                                                                                       \
-    { "futex", 1, SCMP_CMP_MASKED_EQ, 0xffffffffu & ~(uint32_t)(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME), operation, \
-      0, 0 }
-#define SANDBOX_FUTEX_CALLS                                                                                            \
-    SANDBOX_FUTEX(FUTEX_WAKE), SANDBOX_FUTEX(FUTEX_WAIT), SANDBOX_FUTEX(FUTEX_WAIT_BITSET),                            \
-        SANDBOX_FUTEX(FUTEX_WAKE_BITSET)
-
 /* One system call; with a condition, its row counts only when that holds. */
 struct sandbox_call {
     const char *name;
